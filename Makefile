@@ -1,0 +1,49 @@
+# Everything that a developer does, each with one word. Needs Python 3.11 or newer, and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --require-hashes -r
+
+.PHONY: help run install test lint lock docker clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: install  ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL
+	@exec $(BIN)/recon serve
+
+install: .venv/runtime  ## Make .venv with recon in it (.venv/bin/recon)
+
+test: .venv/dev  ## Run the whole test suite on a real PostgreSQL
+	$(BIN)/python -m pytest
+
+lint: .venv/dev  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: .venv/dev  ## Choose the newest versions of all dependencies and write the lock files
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade --python-version 3.11 \
+		--extra build --output-file requirements.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade --python-version 3.11 \
+		--extra build --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+
+docker:  ## Build the image recon:latest
+	docker build --tag recon .
+
+clean:  ## Take away what the other commands made (not the data)
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+
+# Each stamp is as new as the environment it stands for, so a second run has nothing to do.
+.venv/runtime: requirements.txt pyproject.toml
+	@echo "recon: installing into .venv (once, about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(INSTALL) requirements.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev: .venv/runtime requirements-dev.txt
+	@echo "recon: installing the developers' tools"
+	@$(INSTALL) requirements-dev.txt
+	@touch $@

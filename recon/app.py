@@ -1,0 +1,48 @@
+"""The application: what it carries, how it starts and ends, which path leads where."""
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from recon import middleware, openapi, ops
+from recon.coalesce import Coalescer
+from recon.database import Database
+from recon.identify import Identify
+from recon.routes import identify_handler
+from recon.settings import Settings
+
+DATABASE = web.AppKey("database", Database)
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The application that serves the settings' database, which must be given.
+
+    Raises SchemaMismatch at start-up when that database cannot be served; one that is not there yet
+    is waited for, with /readyz at 503.
+    """
+    if settings.database_url is None:
+        raise ValueError("create_app needs a database_url; recon.localpg.running() gives one")
+    database = Database(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.pool_size,
+        retry_limit=settings.retry_limit,
+        statement_timeout=settings.statement_timeout,
+        writer_lane=settings.writer_lane,
+    )
+    identify = Identify(database)
+    one = Coalescer(identify, settings.queue_limit).one if settings.coalesce else identify.one
+
+    app = web.Application(middlewares=[middleware.around], client_max_size=settings.max_body)
+    app[DATABASE] = database
+    app.cleanup_ctx.append(_database)
+    app.router.add_post("/identify", identify_handler(one, settings))
+    app.router.add_get("/healthz", ops.healthz)
+    app.router.add_get("/readyz", ops.readyz_handler(database))
+    app.router.add_get("/metrics", ops.metrics)
+    app.router.add_routes(openapi.routes())
+    return app
+
+
+async def _database(app: web.Application) -> AsyncIterator[None]:
+    async with app[DATABASE].opened():
+        yield

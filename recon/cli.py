@@ -1,0 +1,163 @@
+"""The command `recon`: one short function a subcommand."""
+
+import asyncio
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from recon import __version__
+from recon.errors import ReconError
+from recon.settings import Settings, redacted
+
+log = logging.getLogger(__name__)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="recon")
+def main() -> None:
+    """Tell a shop which of its customers are the same person."""
+
+
+def variables(name: str) -> list[str]:
+    """The environment variables that a setting is read from, the first that is set winning."""
+    alias = Settings.model_fields[name].validation_alias
+    return [str(choice) for choice in alias.choices] if alias else [f"RECON_{name.upper()}"]  # type: ignore[union-attr]
+
+
+def settings_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an option for each of the named settings, all of them by default."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names or tuple(Settings.model_fields)):
+            command = _option(name, Settings.model_fields[name])(command)
+        return command
+
+    return decorate
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    flag = "--" + name.replace("_", "-")
+    if field.annotation is bool:
+        flag += f"/--no-{flag[2:]}"
+    default = field.get_default(call_default_factory=True, validated_data={})
+    shown = {None: "none", True: "on", False: "off"}.get(default, default)
+    return click.option(
+        flag,
+        name,
+        default=None,
+        metavar=None if field.annotation is bool else "VALUE",
+        help=f"{field.description} [{', '.join(variables(name))}; default: {shown}]",
+    )
+
+
+def load_settings(options: dict[str, Any]) -> Settings:
+    """Settings from options and variables; a wrong one ends the command with a line that names it."""
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        for item in error.errors(include_input=False, include_url=False):
+            # The value is not shown: it may be a URL with a password.
+            click.echo(f"recon: {item['loc'][0]}: {item['msg'].removeprefix('Value error, ')}", err=True)
+        sys.exit(2)
+
+
+@contextmanager
+def database_of(settings: Settings) -> Iterator[Settings]:
+    """The settings with a database URL: the one they have, or that of an embedded PostgreSQL, running meanwhile."""
+    if settings.database_url is not None:
+        log.info("using the database %s", redacted(settings.database_url.get_secret_value()))
+        yield settings
+        return
+    from recon import localpg  # only here: with a database given it is never imported
+
+    with localpg.running(settings.data_dir) as url:
+        log.info("using an embedded PostgreSQL; its data is in %s", settings.data_dir)
+        yield settings.model_copy(update={"database_url": SecretStr(url)})
+
+
+@main.command()
+@settings_options()
+def serve(**options: Any) -> None:
+    """Serve POST /identify."""
+    settings = load_settings(options)
+    _configure_logs(settings)
+    with _failing_clearly(), _shared_metrics(settings.workers), database_of(settings) as settings:
+        from recon.server import serve as run  # after _shared_metrics, which prometheus-client reads on import
+
+        run(settings)
+
+
+@main.command()
+@settings_options("database_url", "data_dir", "default_region")
+def check(**options: Any) -> None:
+    """Scan the database for broken invariants; exit 1 when there is one."""
+    settings = load_settings(options)
+    from recon import invariants
+
+    with _failing_clearly(), database_of(settings) as settings:
+        violations, summary = asyncio.run(invariants.check(_url(settings), settings.default_region))
+    for violation in violations:
+        click.echo(violation)
+    click.echo(f"{summary}: {len(violations) or 'no'} violation{'' if len(violations) == 1 else 's'}")
+    sys.exit(1 if violations else 0)
+
+
+@main.command()
+@click.option("--apply", is_flag=True, help="Give it to the database instead of printing it.")
+@settings_options("database_url", "data_dir")
+def schema(*, apply: bool, **options: Any) -> None:
+    """Print the schema, as SQL."""
+    from recon import database
+
+    if not apply:
+        click.echo(database.SCHEMA, nl=False)
+        return
+    with _failing_clearly(), database_of(load_settings(options)) as settings:
+        created = asyncio.run(database.apply_schema_to(_url(settings)))
+    click.echo("the schema was applied" if created else "the schema is there already")
+
+
+def _url(settings: Settings) -> str:
+    assert settings.database_url is not None  # noqa: S101 (database_of's promise)
+    return settings.database_url.get_secret_value()
+
+
+def _configure_logs(settings: Settings) -> None:
+    from recon import logs
+
+    logs.configure(settings)
+
+
+@contextmanager
+def _failing_clearly() -> Iterator[None]:
+    """End the command with one line, not a traceback, for what its user can do something about."""
+    try:
+        yield
+    except (ReconError, OSError, RuntimeError) as error:
+        click.echo(f"recon: {error}", err=True)
+        sys.exit(1)
+
+
+@contextmanager
+def _shared_metrics(workers: int) -> Iterator[None]:
+    """For several processes: a folder where prometheus-client adds up what each has counted."""
+    if workers == 1:
+        yield
+        return
+    owner = os.getpid()
+    folder = tempfile.mkdtemp(prefix="recon-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:  # and not a worker process, forked from it, that unwinds the same stack
+            shutil.rmtree(folder, ignore_errors=True)

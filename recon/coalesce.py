@@ -1,0 +1,97 @@
+"""Concurrent requests become batches: what arrives while a batch is under way makes up the next one.
+
+Under light load a batch is one request and nothing waits; under heavy load batches grow by
+themselves. No timer, nothing to tune.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeAlias, TypeVar
+
+from recon import metrics
+from recon.errors import Overloaded, Unavailable
+from recon.identifiers import Identifiers
+from recon.identify import Answer, Identify
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Waiting: TypeAlias = tuple[Item, asyncio.Future[Result]]
+
+# Requests in a batch. Far above what batches grow to by themselves; it bounds the time and memory of one
+# transaction when a backlog has built up.
+MAX_BATCH = 512
+
+
+class Lane(Generic[Item, Result]):
+    """Runs `work` on batches, one at a time, of whatever was submitted meanwhile.
+
+    Parameters
+    ----------
+    name : what its metrics are labelled with.
+    work : results for a batch, in its order.
+    limit : how many may wait; more get Overloaded.
+    """
+
+    def __init__(self, name: str, work: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], limit: int) -> None:
+        self._work = work
+        self._limit = limit
+        self._waiting: deque[Waiting[Item, Result]] = deque()
+        self._running: asyncio.Task[None] | None = None
+        self._backlog = metrics.WAITING.labels(name)
+
+    def submit(self, item: Item) -> "asyncio.Future[Result]":
+        """A future of the item's result. Cancelling it harms no one else in the batch."""
+        if len(self._waiting) >= self._limit:
+            raise Overloaded
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        return future
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+                self._backlog.set(len(self._waiting))
+                await self._settle([entry for entry in batch if not entry[1].done()])
+        finally:
+            # No await between the last look at the queue and this: a submit in between would never be woken.
+            self._running = None
+
+    async def _settle(self, batch: Sequence[Waiting[Item, Result]]) -> None:
+        """Give each entry its result, or the error that is its own."""
+        if not batch:
+            return
+        try:
+            results = await self._work([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is some request's answer)
+            if len(batch) == 1 or isinstance(error, Unavailable):
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                return
+        else:
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+            return
+        # One request spoils it for all. The transaction is undone, so halves can be tried: in the end the
+        # bad one fails alone. (When the database is away nobody is to blame, and trying is no use.)
+        middle = len(batch) // 2
+        await self._settle(batch[:middle])
+        await self._settle(batch[middle:])
+
+
+class Coalescer:
+    """Answers requests one at a time by sharing transactions: a read batch, and for the rest a write batch."""
+
+    def __init__(self, identify: Identify, limit: int) -> None:
+        self._reads: Lane[Identifiers, Answer | None] = Lane("read", identify.read, limit)
+        self._writes: Lane[Identifiers, Answer] = Lane("write", identify.write, limit)
+
+    async def one(self, request: Identifiers) -> Answer:
+        """The answer to one request."""
+        known = await self._reads.submit(request)
+        return known if known is not None else await self._writes.submit(request)

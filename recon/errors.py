@@ -1,0 +1,70 @@
+"""Everything that recon itself raises. Nothing here knows HTTP; `middleware` maps it.
+
+    ReconError
+    ├── InvalidRequest      the caller's mistake
+    ├── SchemaMismatch      the database is not one that this version can serve
+    └── Unavailable         nobody's mistake: try again later
+        ├── Overloaded
+        ├── RetriesExhausted
+        └── OutcomeUnknown
+
+A class's docstring is its message.
+"""
+
+from typing import NamedTuple
+
+
+class FieldError(NamedTuple):
+    """One thing that is wrong with a request; `pointer` is a JSON pointer into its body."""
+
+    pointer: str
+    detail: str
+
+
+class ReconError(Exception):
+    """Something went wrong."""
+
+    code = "error"
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail or type(self).__doc__)
+
+
+class InvalidRequest(ReconError):
+    """The request is not one that recon understands."""
+
+    code = "invalid-request"
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        super().__init__()
+        self.errors = errors
+
+
+class SchemaMismatch(ReconError):
+    """The database is not one that this version of recon can serve."""
+
+    code = "schema-mismatch"
+
+
+class Unavailable(ReconError):
+    """The database cannot be reached or cannot answer now. Nothing was changed; try again."""
+
+    code = "unavailable"
+
+
+class Overloaded(Unavailable):
+    """Too many requests are waiting. Nothing was changed; try again."""
+
+    code = "overloaded"
+
+
+class RetriesExhausted(Unavailable):
+    """The transaction met others too many times in a row. Nothing was changed; try again."""
+
+    code = "retries-exhausted"
+
+
+class OutcomeUnknown(Unavailable):
+    """The database was lost while it was committing. Sending the request again is safe."""
+
+    code = "outcome-unknown"

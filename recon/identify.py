@@ -1,0 +1,74 @@
+"""The story of a batch, top to bottom: read what is known, write the rest, answer each."""
+
+from collections.abc import Sequence
+
+from pydantic_core import to_json
+
+from recon import metrics, store
+from recon.database import Connection, Database
+from recon.identifiers import Identifiers
+from recon.models import IdentifyResponse
+from recon.reconcile import Cluster, Clusters, Plan, Reason, consolidate, decide
+
+Answer = bytes  # an IdentifyResponse as JSON, encoded once for all requests that share it
+
+
+class Identify:
+    """Answers batches of requests from a database, as if they had come one after another."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def one(self, request: Identifiers) -> Answer:
+        """A batch of one: the plain form, without coalescing."""
+        [known] = await self.read([request])
+        if known is not None:
+            return known
+        [answer] = await self.write([request])
+        return answer
+
+    async def read(self, batch: Sequence[Identifiers]) -> list[Answer | None]:
+        """Answer the requests that would change nothing; None stands for the others."""
+        metrics.BATCH_SIZE.labels("read").observe(len(batch))
+
+        async def work(connection: Connection) -> Clusters:
+            return Clusters(await store.fetch_clusters(connection, batch))
+
+        clusters = await self._database.snapshot("read", work)
+        answers: dict[Cluster, Answer] = {}
+        return [_answer_once(clusters.knowing(request), answers) for request in batch]
+
+    async def write(self, batch: Sequence[Identifiers]) -> list[Answer]:
+        """File the requests, in order, in one transaction, and answer them."""
+        metrics.BATCH_SIZE.labels("write").observe(len(batch))
+
+        async def work(connection: Connection) -> Plan:
+            plan = decide(batch, Clusters(await store.lock_clusters(connection, batch)))
+            if plan.inserts:
+                await store.insert_contacts(connection, plan.inserts, plan.newest)
+            if plan.relinks:
+                await store.relink_clusters(connection, plan.relinks)
+            return plan
+
+        plan = await self._database.serializable("write", work)
+        _count(plan)
+        return [to_json(IdentifyResponse(contact=decision.identity())) for decision in plan.decisions]
+
+
+def _answer_once(cluster: Cluster | None, answers: dict[Cluster, Answer]) -> Answer | None:
+    if cluster is None:
+        return None
+    answer = answers.get(cluster)
+    if answer is None:
+        answer = answers[cluster] = to_json(IdentifyResponse(contact=consolidate(cluster.primary, cluster.contacts)))
+    return answer
+
+
+def _count(plan: Plan) -> None:
+    for decision in plan.decisions:
+        if decision.reason is Reason.CREATED:
+            metrics.CONTACTS.labels("primary").inc()
+        elif decision.reason is Reason.EXTENDED:
+            metrics.CONTACTS.labels("secondary").inc()
+        elif decision.reason is Reason.MERGED:
+            metrics.MERGES.inc()

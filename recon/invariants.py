@@ -1,0 +1,71 @@
+"""What must always hold (DESIGN's I1 to I3 and I5), looked for in a whole database."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+
+from recon.database import connected, require_schema
+from recon.identifiers import normal_email, plain_key, regional_key
+
+_LIVE = "live AS (SELECT *, coalesce(linked_id, id) AS root FROM contact WHERE deleted_at IS NULL)"
+
+# Each yields one row a violation, with one column: what is wrong, by ids and never by identifiers.
+ONE_PRIMARY = f"""
+WITH {_LIVE}
+SELECT format('I1: the cluster of contact %s has %s live primaries (contacts %s)',
+    root, count(*) FILTER (WHERE link_precedence = 'primary'), string_agg(id::text, ', ' ORDER BY id))
+FROM live GROUP BY root HAVING count(*) FILTER (WHERE link_precedence = 'primary') <> 1 ORDER BY root
+"""
+OLDEST_PRIMARY = f"""
+WITH {_LIVE}
+SELECT format('I1: secondary %s is older than its primary %s', s.id, p.id)
+FROM live s JOIN live p ON p.id = s.linked_id WHERE (s.created_at, s.id) < (p.created_at, p.id) ORDER BY s.id
+"""
+STRAIGHT_LINKS = f"""
+WITH {_LIVE}
+SELECT format('I2: contact %s points at %s, which is no primary', s.id, s.linked_id)
+FROM live s LEFT JOIN contact p ON p.id = s.linked_id
+WHERE s.linked_id IS NOT NULL AND p.link_precedence IS DISTINCT FROM 'primary' ORDER BY s.id
+"""
+ONE_CLUSTER = """
+WITH {live}
+SELECT format('I3: one {name} is in the clusters %s (contacts %s)',
+    string_agg(DISTINCT root::text, ', '), string_agg(id::text, ', ' ORDER BY id))
+FROM live WHERE {column} IS NOT NULL GROUP BY {column} HAVING min(root) <> max(root) ORDER BY min(id)
+"""
+EMAIL_IN_ONE_CLUSTER = ONE_CLUSTER.format(live=_LIVE, name="email", column="email")
+PHONE_IN_ONE_CLUSTER = ONE_CLUSTER.format(live=_LIVE, name="phone", column="phone_key")
+NO_REPETITION = f"""
+WITH {_LIVE}
+SELECT format('I5: contacts %s say the same', string_agg(id::text, ', ' ORDER BY id))
+FROM live GROUP BY root, email, phone_key HAVING count(*) > 1 ORDER BY min(id)
+"""
+CHECKS = (ONE_PRIMARY, OLDEST_PRIMARY, STRAIGHT_LINKS, EMAIL_IN_ONE_CLUSTER, PHONE_IN_ONE_CLUSTER, NO_REPETITION)
+
+SUMMARY = f"""
+WITH {_LIVE} SELECT format('%s contacts of %s people', count(*), count(DISTINCT root)) FROM live
+"""
+IDENTIFIERS = "SELECT id, email, phone_number, phone_key FROM contact WHERE deleted_at IS NULL ORDER BY id"
+
+
+async def check(url: str, default_region: str | None = None) -> tuple[list[str], str]:
+    """All violations in the database at `url`, a line each, and a line that says how much was looked at.
+
+    One snapshot, taken without locks: safe while recon serves. `default_region` must be the server's.
+    Raises SchemaMismatch when the database is not recon's, Unavailable when it is not there.
+    """
+    async with connected(url) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        await require_schema(connection)
+        found = [row[0] for statement in CHECKS for row in await connection.fetch(statement)]
+        found += [line async for line in _unmatchable(connection, default_region)]
+        return found, await connection.fetchval(SUMMARY)
+
+
+async def _unmatchable(connection: asyncpg.Connection, default_region: str | None) -> AsyncIterator[str]:
+    """Rows that no request would find, since they are not filed under what requests are normalized to."""
+    key = regional_key(default_region) if default_region else plain_key
+    async for row in connection.cursor(IDENTIFIERS, prefetch=10_000):
+        if row["email"] is not None and row["email"] != normal_email(row["email"]):
+            yield f"§2: the email of contact {row['id']} is not in the form that requests are matched in"
+        if row["phone_number"] is not None and row["phone_key"] != key(row["phone_number"]):
+            yield f"§2: the phone_key of contact {row['id']} is not what its phone_number is matched by"

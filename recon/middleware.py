@@ -1,0 +1,126 @@
+"""Around each request: its id, its metrics, its line in the log, and errors as problem documents."""
+
+import logging
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from pydantic_core import to_json
+
+from recon import metrics
+from recon.errors import FieldError, InvalidRequest, ReconError, Unavailable
+from recon.models import Problem
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = logging.getLogger(__name__)
+
+# The error's class to its status: all that HTTP needs to know of recon's errors.
+STATUS = {InvalidRequest: HTTPStatus.BAD_REQUEST, Unavailable: HTTPStatus.SERVICE_UNAVAILABLE}
+RETRY_AFTER = "1"  # seconds
+
+REQUEST_ID = "X-Request-ID"
+# What is taken over from a caller: enough for a UUID or a trace id, nothing that could forge a log line.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SERVER = "recon"  # instead of the libraries' names and versions
+
+
+@web.middleware
+async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every request, whatever happens, and leave a trace of it."""
+    response: web.StreamResponse
+    started = time.perf_counter()
+    request_id = request.headers.get(REQUEST_ID, "")
+    if not _REQUEST_ID.fullmatch(request_id):
+        request_id = f"{random.getrandbits(128):032x}"
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        response = error if error.status < HTTPStatus.BAD_REQUEST else _problem_of_http(error)
+    except ReconError as error:
+        response = _problem_of(error)
+    except Exception:
+        log.exception("a request failed", extra={"request_id": request_id})
+        response = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "recon failed; the log says where.")
+    seconds = time.perf_counter() - started
+    response.headers[REQUEST_ID] = request_id
+    response.headers["Server"] = _SERVER
+    _record(request, response.status, seconds, request_id)
+    return response
+
+
+def problem(
+    status: int, detail: str | None = None, *, code: str | None = None, errors: list[FieldError] | None = None
+) -> web.Response:
+    """An RFC 9457 problem document."""
+    kind = f"urn:recon:{code}" if code else "about:blank"
+    body = Problem(type=kind, title=HTTPStatus(status).phrase, status=int(status))
+    if detail:
+        body["detail"] = detail
+    if errors:
+        body["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in errors]
+    response = web.Response(body=to_json(body), status=status, content_type="application/problem+json")
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = RETRY_AFTER
+    return response
+
+
+def _problem_of(error: ReconError) -> web.Response:
+    status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+    errors = error.errors if isinstance(error, InvalidRequest) else None
+    return problem(status, str(error), code=error.code, errors=errors)
+
+
+_DETAILS = {
+    HTTPStatus.NOT_FOUND: "There is nothing at this path; /docs lists what there is.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This path does not take this method; Allow lists those that it takes.",
+}
+
+
+def _problem_of_http(error: web.HTTPException) -> web.Response:
+    response = problem(error.status, _DETAILS.get(HTTPStatus(error.status)) or error.text)
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+def _record(request: web.Request, status: int, seconds: float, request_id: str) -> None:
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else "unknown"
+    metrics.REQUESTS.labels(route, status).inc()
+    metrics.LATENCY.labels(route).observe(seconds)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        level = logging.WARNING
+    elif status >= HTTPStatus.BAD_REQUEST:
+        level = logging.INFO
+    else:
+        level = logging.DEBUG
+    if log.isEnabledFor(level):
+        fields = {"request_id": request_id, "status": status, "ms": round(seconds * 1000, 1)}
+        # Only the route: a path or a query that somebody made up may hold anything.
+        log.log(level, "%s %s", request.method, route, extra=fields)
+
+
+def protocol_error(
+    _protocol: web.RequestHandler,
+    request: web.BaseRequest,
+    status: int = 500,
+    exc: BaseException | None = None,
+    message: str | None = None,  # noqa: ARG001 (aiohttp passes it; it quotes the rubbish)
+) -> web.StreamResponse:
+    """Answer what never became a request (rubbish on the socket) with a problem document as well.
+
+    Takes the place of aiohttp's own, which answers in plain text, quotes the rubbish and logs it.
+    """
+    if request.writer.output_size > 0:
+        raise ConnectionError("the answer has been begun; it cannot become an error")
+    known = isinstance(exc, HttpProcessingError)
+    log.log(logging.INFO if known else logging.ERROR, "not answered as a request", exc_info=None if known else exc)
+    response = problem(status, "This is not HTTP as recon understands it." if known else None)
+    response.headers["Server"] = _SERVER
+    response.force_close()
+    return response

@@ -1,0 +1,102 @@
+"""The values that cross the borders between modules, and the shapes that cross the wire."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from recon.identifiers import MAX_EMAIL, MAX_PHONE, normal_email, normal_phone
+
+
+@dataclass(slots=True)
+class Contact:
+    """A row of the table, as far as matching needs it.
+
+    `age` orders contacts: the older, the smaller. It is the place in `(created_at, id)` order among
+    the rows that were fetched together, so that nothing above the database ever compares clocks.
+    """
+
+    age: int
+    id: int | None  # None until the row has been inserted
+    linked_id: int | None
+    email: str | None
+    phone_number: str | None
+    phone_key: str | None
+
+
+def _email(value: str | None) -> str | None:
+    return None if value is None else normal_email(value)
+
+
+def _phone(value: str | int | None) -> str | None:
+    return None if value is None else normal_phone(value)
+
+
+class IdentifyRequest(BaseModel):
+    """What a shop has just learnt: an email, a phone number, or both. At least one must be given."""
+
+    # Strict, so that `true` is no phone number and `12` no email; other fields are ignored.
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        json_schema_extra={
+            "examples": [{"email": "mcfly@hillvalley.edu", "phoneNumber": "123456"}],
+            "anyOf": [{"required": ["email"]}, {"required": ["phoneNumber"]}],
+        },
+    )
+
+    email: Annotated[str | None, AfterValidator(_email)] = Field(
+        default=None,
+        description="An email address. Trimmed and lower-cased; blank and null mean absent.",
+        json_schema_extra={"maxLength": MAX_EMAIL},
+    )
+    phoneNumber: Annotated[str | Annotated[int, Field(ge=0)] | None, AfterValidator(_phone)] = Field(
+        default=None,
+        description=(
+            "A phone number, as text or as a whole number. Numbers that differ only in spaces and "
+            "+ - . ( ) / are the same; blank and null mean absent."
+        ),
+        json_schema_extra={"maxLength": MAX_PHONE},
+    )
+
+
+class Identity(TypedDict):
+    """Everything known about one person."""
+
+    primaryContactId: Annotated[int, Field(description="The oldest contact of this person.")]
+    primaryContatctId: Annotated[
+        int, Field(description="The same again, spelt as the original task published it; clients of both kinds exist.")
+    ]
+    emails: Annotated[list[str], Field(description="The primary's own first, then in order of creation.")]
+    phoneNumbers: Annotated[
+        list[str],
+        Field(description="The primary's own first, then in order of creation, each in the form first seen."),
+    ]
+    secondaryContactIds: Annotated[list[int], Field(description="All other contacts, in order of creation.")]
+
+
+class IdentifyResponse(TypedDict):
+    """The whole identity that the request's identifiers belong to."""
+
+    contact: Identity
+
+
+class ProblemField(TypedDict):
+    """One thing that is wrong with the request's body."""
+
+    pointer: Annotated[str, Field(description="A JSON pointer into the body; empty for the body itself.")]
+    detail: str
+
+
+class _ProblemRequired(TypedDict):
+    type: Annotated[str, Field(description="A stable name for the kind of problem.")]
+    title: str
+    status: int
+
+
+class Problem(_ProblemRequired, total=False):
+    """An error, as RFC 9457 describes it."""
+
+    detail: str
+    errors: list[ProblemField]

@@ -1,0 +1,35 @@
+"""For the operator: liveness, readiness, metrics."""
+
+import os
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from recon.database import Database
+
+
+async def healthz(_: web.Request) -> web.Response:
+    """The process is alive."""
+    return web.json_response({"status": "alive"})
+
+
+def readyz_handler(database: Database) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The handler that tells whether the database answers and has the schema."""
+
+    async def readyz(_: web.Request) -> web.Response:
+        """Requests can be served: the database answers and has the schema."""
+        await database.check()
+        return web.json_response({"status": "ready"})
+
+    return readyz
+
+
+async def metrics(_: web.Request) -> web.Response:
+    """Figures for Prometheus, summed over all processes that serve the port."""
+    registry: CollectorRegistry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

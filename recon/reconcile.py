@@ -1,0 +1,233 @@
+"""The rules: which requests belong to one person, and what has to be written because of it.
+
+Pure: values in, values out. `clusters` and `requests` come in, a `Plan` goes out; no driver, no
+clock, no HTTP. A plan for many requests equals the serial run of them, one after another.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import count
+
+from recon.identifiers import Identifiers
+from recon.models import Contact, Identity
+
+
+class Reason(StrEnum):
+    """Why a request ended as it did; DESIGN's rules 1 to 4."""
+
+    CREATED = "created"  # nothing was known: a new primary
+    EXTENDED = "extended"  # one cluster was known and lacked something: a new secondary
+    KNOWN = "known"  # one cluster was known and had it all: no row
+    MERGED = "merged"  # two clusters turned out to be one person: no row
+
+
+class Cluster:
+    """The contacts of one person, oldest first.
+
+    Attributes
+    ----------
+    root : the id that its rows are linked to in the table, which is the primary's unless the primary
+        is gone (soft-deleted); None for a cluster that the table does not hold yet.
+    primary : its primary; without a live one, its oldest contact, which is to become it.
+    absorbed_by : the cluster that it became part of.
+    """
+
+    __slots__ = ("absorbed_by", "contacts", "primary", "root")
+
+    def __init__(self, root: int | None, contacts: list[Contact]) -> None:
+        self.root = root
+        self.contacts = contacts
+        self.primary = next((c for c in contacts if c.linked_id is None), contacts[0])
+        self.absorbed_by: Cluster | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the table already says what this cluster says."""
+        return self.absorbed_by is None and self.root == self.primary.id
+
+    def current(self) -> "Cluster":
+        """The cluster that this one is part of by now: itself, unless it was absorbed."""
+        cluster = self
+        while cluster.absorbed_by is not None:
+            cluster = cluster.absorbed_by
+        return cluster
+
+
+class Clusters:
+    """Clusters by what they are known by.
+
+    Takes contacts oldest first, whole clusters only. Clusters that share an identifier are one
+    person (I3) and are united at once: tables filled by other hands do hold such, and the next write
+    that meets them mends them.
+    """
+
+    def __init__(self, contacts: Sequence[Contact] = ()) -> None:
+        by_root: dict[int | None, list[Contact]] = {}
+        for contact in contacts:
+            root = contact.id if contact.linked_id is None else contact.linked_id
+            members = by_root.get(root)
+            if members is None:
+                by_root[root] = [contact]
+            else:
+                members.append(contact)
+        self.newest = contacts[-1] if contacts else None
+        self.all = [Cluster(root, members) for root, members in by_root.items()]
+        self._by_email: dict[str, Cluster] = {}
+        self._by_phone: dict[str, Cluster] = {}
+        for cluster in self.all:
+            for contact in cluster.contacts:
+                self.learn(contact, cluster)
+
+    def learn(self, contact: Contact, cluster: Cluster) -> None:
+        """Find `cluster` by the contact's identifiers from now on."""
+        if contact.email is not None:
+            known = self._by_email.setdefault(contact.email, cluster)
+            if known is not cluster:
+                unite(known, cluster)
+        if contact.phone_key is not None:
+            known = self._by_phone.setdefault(contact.phone_key, cluster)
+            if known is not cluster:
+                unite(known, cluster)
+
+    def of(self, request: Identifiers) -> tuple[Cluster | None, Cluster | None]:
+        """The cluster that holds the request's email, and the one that holds its phone."""
+        by_email = None if request.email is None else self._by_email.get(request.email)
+        by_phone = None if request.phone_key is None else self._by_phone.get(request.phone_key)
+        return (by_email and by_email.current(), by_phone and by_phone.current())
+
+    def knowing(self, request: Identifiers) -> Cluster | None:
+        """The one cluster that already holds all that the request says and needs no mending, if any."""
+        by_email, by_phone = self.of(request)
+        if request.email is None:
+            cluster = by_phone
+        elif request.phone_key is None or by_email is by_phone:
+            cluster = by_email
+        else:
+            return None
+        return cluster if cluster is not None and cluster.settled else None
+
+
+def unite(one: Cluster, other: Cluster) -> Cluster:
+    """Make two clusters one: that of the older primary, which is returned (rule 4)."""
+    one, other = one.current(), other.current()
+    if one is other:
+        return one
+    winner, loser = (one, other) if one.primary.age < other.primary.age else (other, one)
+    # A new list, so that answers that were decided before the merge stay as they were.
+    winner.contacts = sorted(winner.contacts + loser.contacts, key=lambda contact: contact.age)
+    loser.absorbed_by = winner
+    return winner
+
+
+@dataclass(slots=True)
+class Decision:
+    """What became of one request: why, and its cluster as it was right after.
+
+    The cluster's list of contacts only ever grows at its end, so its first `size` entries are the
+    snapshot.
+    """
+
+    reason: Reason
+    primary: Contact
+    contacts: list[Contact]
+    size: int
+
+    def identity(self) -> Identity:
+        """The answer; only once the plan has been applied do all its contacts have ids."""
+        return consolidate(self.primary, self.contacts[: self.size])
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a batch of requests comes to.
+
+    Attributes
+    ----------
+    decisions : one for each request, in order.
+    inserts : the new contacts, oldest first, each with the contact that is to be its primary: itself
+        for a new primary.
+    newest : the newest contact that was there before; the new ones must not be dated earlier, even
+        when the database's clock has been set back (or its standby's, in a failover, is behind).
+    relinks : (root, primary): all rows of the cluster at `root` are to point at `primary`.
+    """
+
+    decisions: list[Decision] = field(default_factory=list)
+    inserts: list[tuple[Contact, Contact]] = field(default_factory=list)
+    newest: Contact | None = None
+    relinks: list[tuple[int, int]] = field(default_factory=list)
+
+
+def decide(requests: Sequence[Identifiers], clusters: Clusters) -> Plan:
+    """Decide the requests one after another, each seeing what those before it did.
+
+    `clusters` must hold every cluster that a request touches; it is updated on the way.
+    """
+    plan = Plan(newest=clusters.newest)
+    ages = count(1 + clusters.newest.age if clusters.newest else 0)
+    created: list[tuple[Contact, Cluster]] = []
+    for request in requests:
+        by_email, by_phone = clusters.of(request)
+        cluster = by_email or by_phone
+        if cluster is None:
+            reason = Reason.CREATED
+            contact = _contact(next(ages), request)
+            cluster = Cluster(None, [contact])
+            created.append((contact, cluster))
+            clusters.learn(contact, cluster)
+        elif by_email is not None and by_phone is not None and by_email is not by_phone:
+            reason = Reason.MERGED
+            cluster = unite(by_email, by_phone)
+        elif (request.email is None or by_email) and (request.phone_key is None or by_phone):
+            reason = Reason.KNOWN
+        else:
+            reason = Reason.EXTENDED
+            contact = _contact(next(ages), request)
+            created.append((contact, cluster))
+            cluster.contacts.append(contact)
+            clusters.learn(contact, cluster)
+        plan.decisions.append(Decision(reason, cluster.primary, cluster.contacts, len(cluster.contacts)))
+    plan.inserts = [(contact, cluster.current().primary) for contact, cluster in created]
+    for cluster in clusters.all:
+        primary = cluster.current().primary.id
+        # A cluster of the table never ends under a contact that is not in the table yet: that is younger.
+        if cluster.root is not None and primary is not None and cluster.root != primary:
+            plan.relinks.append((cluster.root, primary))
+    return plan
+
+
+def consolidate(primary: Contact, contacts: Iterable[Contact]) -> Identity:
+    """The identity that contacts, oldest first, add up to; an identifier shows as it was first seen."""
+    emails: dict[str, None] = {}
+    phones: dict[str, str] = {}
+    if primary.email is not None:
+        emails[primary.email] = None
+    if primary.phone_key is not None and primary.phone_number is not None:
+        phones[primary.phone_key] = primary.phone_number
+    secondaries = []
+    for contact in contacts:
+        if contact is primary:
+            continue
+        if contact.email is not None:
+            emails.setdefault(contact.email)
+        if contact.phone_key is not None and contact.phone_number is not None:
+            phones.setdefault(contact.phone_key, contact.phone_number)
+        secondaries.append(_id(contact))
+    primary_id = _id(primary)
+    return {
+        "primaryContactId": primary_id,
+        "primaryContatctId": primary_id,
+        "emails": list(emails),
+        "phoneNumbers": list(phones.values()),
+        "secondaryContactIds": secondaries,
+    }
+
+
+def _contact(age: int, said: Identifiers) -> Contact:
+    return Contact(age, None, None, said.email, said.phone, said.phone_key)
+
+
+def _id(contact: Contact) -> int:
+    if contact.id is None:
+        raise ValueError("a contact has no id before it has been inserted")
+    return contact.id

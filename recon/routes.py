@@ -1,0 +1,100 @@
+"""POST /identify: body → model → identify → JSON."""
+
+import json
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from recon.errors import FieldError, InvalidRequest
+from recon.identifiers import Identifiers, check_email_syntax, check_phone_syntax, plain_key, regional_key
+from recon.identify import Answer
+from recon.models import IdentifyRequest
+from recon.settings import Settings
+
+_EXPECTED = {"email": "must be a string or null", "phoneNumber": "must be a string, a whole number or null"}
+_UTF_8 = {"utf-8", "utf8", "us-ascii"}
+_NOTHING_GIVEN = "must have an email or a phoneNumber"
+
+
+def identify_handler(
+    identify: Callable[[Identifiers], Awaitable[Answer]], settings: Settings
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The handler that answers with what `identify` says of the request's identifiers."""
+    phone_key = regional_key(settings.default_region) if settings.default_region else plain_key
+
+    async def handler(request: web.Request) -> web.Response:
+        """File an email, a phone number, or both, and answer with the whole identity."""
+        _require_json(request)
+        said = parse(await request.read())
+        if settings.strict:
+            _check_syntax(said, settings.default_region)
+        phone = None if said.phoneNumber is None else str(said.phoneNumber)
+        answer = await identify(Identifiers(said.email, phone, None if phone is None else phone_key(phone)))
+        return web.Response(body=answer, content_type="application/json")
+
+    return handler
+
+
+def parse(body: bytes) -> IdentifyRequest:
+    """The request in a body of JSON; raises InvalidRequest, quoting nothing of it, when there is none."""
+    try:
+        if b"NaN" in body or b"Infinity" in body:
+            _refuse_constants(body)
+        said = IdentifyRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidRequest(_field_errors(error)) from None
+    if said.email is None and said.phoneNumber is None:
+        raise InvalidRequest([FieldError("", _NOTHING_GIVEN)])
+    return said
+
+
+def _refuse_constants(body: bytes) -> None:
+    """Refuse the bare words NaN and Infinity, which pydantic lets pass and JSON does not have."""
+
+    def refuse(_: str) -> None:
+        raise InvalidRequest([FieldError("", "is not JSON: it has no NaN and no Infinity")])
+
+    try:
+        json.loads(body, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return  # pydantic says better what is wrong with it
+
+
+def _field_errors(error: ValidationError) -> list[FieldError]:
+    found: dict[str, str] = {}
+    for item in error.errors(include_url=False, include_input=False):
+        field = str(item["loc"][0]) if item["loc"] else ""
+        if item["type"] == "json_invalid":
+            detail = f"is not JSON: {item['ctx']['error']}"
+        elif item["type"] == "value_error":
+            detail = str(item["ctx"]["error"])
+        elif field:
+            detail = _EXPECTED[field]
+        else:
+            detail = "must be a JSON object"
+        found[f"/{field}" if field else ""] = detail
+    return [FieldError(pointer, detail) for pointer, detail in found.items()]
+
+
+def _check_syntax(said: IdentifyRequest, region: str | None) -> None:
+    errors = []
+    if said.email is not None:
+        try:
+            check_email_syntax(said.email)
+        except ValueError as error:
+            errors.append(FieldError("/email", str(error)))
+    if said.phoneNumber is not None:
+        try:
+            check_phone_syntax(str(said.phoneNumber), region)
+        except ValueError as error:
+            errors.append(FieldError("/phoneNumber", str(error)))
+    if errors:
+        raise InvalidRequest(errors)
+
+
+def _require_json(request: web.Request) -> None:
+    kind = request.content_type
+    is_json = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    if not is_json or (request.charset or "utf-8").lower() not in _UTF_8:
+        raise web.HTTPUnsupportedMediaType(text="The body must be JSON in UTF-8, with Content-Type: application/json.")

@@ -1,0 +1,90 @@
+"""Serving the application: in this process, or in several under gunicorn."""
+
+import asyncio
+import logging
+import signal
+from typing import Any
+
+import uvloop
+from aiohttp import web
+from gunicorn.app.base import BaseApplication
+from prometheus_client import multiprocess
+
+from recon.app import create_app
+from recon.middleware import protocol_error
+from recon.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048  # connections that may wait to be accepted while the event loop is busy
+KEEPALIVE = 75  # seconds an idle connection is kept; longer than what proxies in front usually keep theirs
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight."""
+    # aiohttp has no other hook for what fails before there is a request.
+    web.RequestHandler.handle_error = protocol_error  # type: ignore[assignment,method-assign]
+    if settings.workers == 1:
+        uvloop.run(_serve(settings))
+    else:
+        _Gunicorn(settings).run()
+
+
+def _runner(settings: Settings) -> web.AppRunner:
+    return web.AppRunner(
+        create_app(settings),
+        access_log=None,  # middleware writes it
+        keepalive_timeout=KEEPALIVE,
+        shutdown_timeout=settings.shutdown_timeout,
+    )
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    runner = _runner(settings)
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
+        host, port = runner.addresses[0][:2]
+        log.info("serving on http://%s:%s (API documentation at /docs)", host, port)
+        await stop.wait()
+        log.info("stopping: finishing the requests in flight")
+    finally:
+        await runner.cleanup()
+
+
+class _Gunicorn(BaseApplication):  # type: ignore[misc]
+    """gunicorn, with recon's settings and no configuration of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = self._settings
+        options: dict[str, Any] = {
+            "bind": f"{settings.host}:{settings.port}",
+            "workers": settings.workers,
+            "worker_class": "aiohttp.GunicornUVLoopWebWorker",
+            "graceful_timeout": max(1, round(settings.shutdown_timeout)),
+            "backlog": BACKLOG,
+            "control_socket_disable": True,
+            "proc_name": "recon",
+            "child_exit": lambda _server, worker: multiprocess.mark_process_dead(worker.pid),  # type: ignore[no-untyped-call]
+            "when_ready": lambda _server: log.info(
+                "serving on http://%s:%s with %d processes (API documentation at /docs)",
+                settings.host,
+                settings.port,
+                settings.workers,
+            ),
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        async def runner() -> web.AppRunner:
+            return _runner(self._settings)
+
+        return runner

@@ -1,0 +1,73 @@
+"""Every setting of recon: its name, its default and what it is for.
+
+Each has a variable `RECON_<NAME>`; `recon serve --help` and the README's table show the same list.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from platformdirs import user_data_path
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _database_url(url: SecretStr) -> SecretStr:
+    if urlsplit(url.get_secret_value()).scheme not in {"postgres", "postgresql"}:
+        raise ValueError("must start with postgresql://")
+    return url
+
+
+def _region(region: str) -> str:
+    from phonenumbers import SUPPORTED_REGIONS  # only when asked for: its metadata costs 40 MB
+
+    if region.upper() not in SUPPORTED_REGIONS:
+        raise ValueError("must be a two-letter country code, such as US")
+    return region.upper()
+
+
+class Settings(BaseSettings):
+    """How recon runs. Options of the command win over variables, and variables over defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="RECON_", env_ignore_empty=True, populate_by_name=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(
+        8000, ge=0, le=65535, validation_alias=AliasChoices("RECON_PORT", "PORT"), description="Port to listen on."
+    )
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
+        None,
+        validation_alias=AliasChoices("RECON_DATABASE_URL", "DATABASE_URL"),
+        description="PostgreSQL (15 or newer) to use; without it recon starts its own.",
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path("recon"), description="Where recon's own PostgreSQL keeps its data."
+    )
+    workers: int = Field(1, ge=1, le=64, description="Processes that serve the port.")
+
+    default_region: Annotated[str, AfterValidator(_region)] | None = Field(
+        None,
+        description="Country (US, IN, …) in which to read phone numbers without a country code. Choose it before the "
+        "first request: it decides by what key a phone is stored.",
+    )
+    strict: bool = Field(False, description="Refuse emails and phone numbers that are not valid as such.")
+
+    pool_size: int = Field(16, ge=2, le=1000, description="Most database connections of a process.")
+    queue_limit: int = Field(10_000, ge=1, description="Most requests that may wait in a process; more get a 503.")
+    retry_limit: int = Field(200, ge=1, description="Most tries of a transaction that meets others, before a 503.")
+    statement_timeout: float = Field(10, gt=0, description="Seconds a statement may take, waiting for locks included.")
+    coalesce: bool = Field(True, description="Let concurrent requests share transactions.")
+    writer_lane: bool = Field(True, description="Let writing transactions go one after another.")
+
+    max_body: int = Field(65_536, ge=1024, description="Largest request body, in bytes.")
+    shutdown_timeout: float = Field(10, ge=0, description="Seconds that requests in flight have to finish on SIGTERM.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug shows every request, info those that failed."
+    )
+    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto is text on a terminal, else json.")
+
+
+def redacted(database_url: str) -> str:
+    """The URL without its user, password and parameters, to print."""
+    parts = urlsplit(database_url)
+    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"

@@ -1,0 +1,132 @@
+"""All SQL about contacts. Each statement is a named constant above the function that runs it."""
+
+from collections.abc import Sequence
+
+from recon.database import Connection
+from recon.identifiers import Identifiers
+from recon.models import Contact
+
+# The clusters that the given emails and phone keys touch, by the id that their rows link to.
+_ROOTS = """
+    root AS MATERIALIZED (
+        SELECT coalesce(linked_id, id) AS id FROM contact WHERE email = ANY ($1::text[]) AND deleted_at IS NULL
+        UNION
+        SELECT coalesce(linked_id, id) FROM contact WHERE phone_key = ANY ($2::text[]) AND deleted_at IS NULL
+    )"""
+
+# All their live rows, oldest first: `Contact.age` is the place in this order.
+_MEMBERS = """
+    SELECT id, linked_id, email, phone_number, phone_key
+    FROM (
+        SELECT contact.* FROM {roots} JOIN contact USING (id)
+        UNION ALL
+        SELECT contact.* FROM {roots} JOIN contact ON contact.linked_id = {roots}.id
+    ) AS member
+    WHERE deleted_at IS NULL
+    ORDER BY created_at, id"""
+
+# Read pass: everything about the people that a batch asks for, as one statement and one snapshot.
+FETCH_CLUSTERS = f"""
+WITH {_ROOTS}
+{_MEMBERS.format(roots="root")}
+"""
+
+
+async def fetch_clusters(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
+    """The contacts of every cluster that the batch touches, oldest first."""
+    return await _contacts(connection, FETCH_CLUSTERS, batch)
+
+
+# Write pass: the same, holding each cluster's root row so that no one else changes the cluster.
+# The root stands for its whole cluster: whoever inserts into a cluster or relinks it takes its root
+# first, so a cluster of 10,000 rows costs one lock and not 10,000.
+LOCK_CLUSTERS = f"""
+WITH {_ROOTS},
+    locked AS MATERIALIZED (
+        SELECT contact.id FROM contact
+        WHERE contact.id = ANY (ARRAY(SELECT root.id FROM root))
+        ORDER BY contact.id  -- one order everywhere, so no deadlocks
+        FOR UPDATE
+    )
+{_MEMBERS.format(roots="locked")}
+"""
+
+
+async def lock_clusters(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
+    """The contacts of every cluster that the batch touches, oldest first, locked until COMMIT."""
+    return await _contacts(connection, LOCK_CLUSTERS, batch)
+
+
+async def _contacts(connection: Connection, statement: str, batch: Sequence[Identifiers]) -> list[Contact]:
+    emails = [said.email for said in batch if said.email is not None]
+    phone_keys = [said.phone_key for said in batch if said.phone_key is not None]
+    rows = await connection.fetch(statement, emails, phone_keys)
+    return [Contact(age, *row) for age, row in enumerate(rows)]
+
+
+# The new contacts of a batch. A secondary's primary may be a row of the same statement ($5: its
+# place there, from 1), so ids are drawn first. No row is dated before the newest that it was decided
+# upon ($6): clocks get set back, and a standby's may be behind, but the primary must stay the oldest.
+INSERT_CONTACTS = """
+WITH
+    new AS MATERIALIZED (
+        SELECT said.*, nextval('contact_id_seq') AS id
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::int[])
+            WITH ORDINALITY AS said (email, phone_number, phone_key, linked_id, linked_place, place)
+    ),
+    batch AS MATERIALIZED (
+        SELECT array_agg(id ORDER BY place) AS ids,
+            greatest(statement_timestamp(), (SELECT created_at FROM contact WHERE id = $6::bigint)) AS now
+        FROM new
+    )
+INSERT INTO contact (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at)
+SELECT new.id, email, phone_number, phone_key, primary_id,
+    CASE WHEN primary_id IS NULL THEN 'primary' ELSE 'secondary' END, batch.now, batch.now
+FROM batch, new, LATERAL (SELECT coalesce(new.linked_id, batch.ids[new.linked_place])) AS link (primary_id)
+ORDER BY place
+RETURNING id
+"""
+
+
+async def insert_contacts(
+    connection: Connection, inserts: Sequence[tuple[Contact, Contact]], newest: Contact | None
+) -> None:
+    """Insert each contact under its primary (itself for a primary), and give it its id."""
+    contacts = [contact for contact, _ in inserts]
+    places = {id(contact): place for place, contact in enumerate(contacts, start=1)}
+    rows = await connection.fetch(
+        INSERT_CONTACTS,
+        [contact.email for contact in contacts],
+        [contact.phone_number for contact in contacts],
+        [contact.phone_key for contact in contacts],
+        [primary.id for _, primary in inserts],
+        [None if primary is contact or primary.id is not None else places[id(primary)] for contact, primary in inserts],
+        newest and newest.id,
+    )
+    # Ids were drawn in the order of the contacts, whatever order the rows come back in.
+    for contact, new_id in zip(contacts, sorted(row["id"] for row in rows), strict=True):
+        contact.id = new_id
+
+
+# One statement for all merges of a batch: every row of the cluster at `root`, dead ones too, points
+# at `primary` from now on. `primary` may be one of those rows, when the old primary is gone.
+RELINK_CLUSTERS = """
+WITH
+    merge AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS pair (root, primary_id)),
+    moved AS (
+        SELECT root AS id, primary_id FROM merge
+        UNION ALL
+        SELECT contact.id, primary_id FROM merge JOIN contact ON contact.linked_id = merge.root
+    )
+UPDATE contact
+SET linked_id = CASE WHEN contact.id <> primary_id THEN primary_id END,
+    link_precedence = CASE WHEN contact.id <> primary_id THEN 'secondary' ELSE 'primary' END,
+    updated_at = statement_timestamp()
+FROM moved
+WHERE contact.id = moved.id
+"""
+
+
+async def relink_clusters(connection: Connection, relinks: Sequence[tuple[int, int]]) -> None:
+    """Point all rows of each (root, primary)'s cluster at that primary."""
+    await connection.execute(RELINK_CLUSTERS, [root for root, _ in relinks], [primary for _, primary in relinks])
