@@ -29,7 +29,7 @@ STARTUP_RETRY = 1.0  # seconds between looks at a database that is not there yet
 # How every session plans: each statement of a request is a walk along indexes, from the first row of a
 # never-analysed table to the millionth. A sequential scan under SERIALIZABLE reads, and so conflicts
 # with, the whole table; a generic plan spares planning each time.
-_SESSION = {
+SESSION = {
     "application_name": "recon",
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -83,7 +83,7 @@ class Database:
             self._begin += "; LOCK TABLE writer_lane IN EXCLUSIVE MODE"
         self._pool_size = pool_size
         self._statement_timeout = statement_timeout
-        self._session = _SESSION | {
+        self._session = SESSION | {
             "default_transaction_isolation": isolation.lower(),
             "statement_timeout": f"{statement_timeout * 1000:.0f}",  # milliseconds, as the next
             "idle_in_transaction_session_timeout": f"{statement_timeout * 1000:.0f}",

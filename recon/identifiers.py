@@ -55,7 +55,7 @@ def regional_key(region: str) -> Callable[[str], str]:
     """A function like `plain_key` that first tries to read a phone as a number of `region`.
 
     What the phonenumbers library finds valid there has the digits of its E.164 form as key, so that
-    "(987) 654-3210" is "+1 987 654 3210" for a shop in the US.
+    "(201) 555-0123" is "+1 201 555 0123" for a shop in the US.
     """
     import phonenumbers  # only here: its metadata costs 40 MB and most shops set no region
 
@@ -91,7 +91,7 @@ def check_phone_syntax(phone: str, region: str | None) -> None:
     except phonenumbers.NumberParseException:
         valid = False
     if not valid:
-        hint = "" if region else " with its country code, such as +1 987 654 3210"
+        hint = "" if region else " with its country code, such as +1 201 555 0123"
         raise ValueError(f"is not a valid phone number{hint}")
 
 

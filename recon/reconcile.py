@@ -31,20 +31,17 @@ class Cluster:
         is gone (soft-deleted); None for a cluster that the table does not hold yet.
     primary : its primary; without a live one, its oldest contact, which is to become it.
     absorbed_by : the cluster that it became part of.
+    settled : whether the table already says what this cluster says.
     """
 
-    __slots__ = ("absorbed_by", "contacts", "primary", "root")
+    __slots__ = ("absorbed_by", "contacts", "primary", "root", "settled")
 
     def __init__(self, root: int | None, contacts: list[Contact]) -> None:
         self.root = root
         self.contacts = contacts
         self.primary = next((c for c in contacts if c.linked_id is None), contacts[0])
         self.absorbed_by: Cluster | None = None
-
-    @property
-    def settled(self) -> bool:
-        """Whether the table already says what this cluster says."""
-        return self.absorbed_by is None and self.root == self.primary.id
+        self.settled = self.primary.id == root
 
     def current(self) -> "Cluster":
         """The cluster that this one is part of by now: itself, unless it was absorbed."""
@@ -116,6 +113,7 @@ def unite(one: Cluster, other: Cluster) -> Cluster:
     winner, loser = (one, other) if one.primary.age < other.primary.age else (other, one)
     # A new list, so that answers that were decided before the merge stay as they were.
     winner.contacts = sorted(winner.contacts + loser.contacts, key=lambda contact: contact.age)
+    winner.settled = False
     loser.absorbed_by = winner
     return winner
 

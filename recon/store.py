@@ -6,11 +6,11 @@ from recon.database import Connection
 from recon.identifiers import Identifiers
 from recon.models import Contact
 
-# The clusters that the given emails and phone keys touch, by the id that their rows link to.
+# The roots of the clusters that the given emails and phone keys touch: the ids that their rows link to.
 _ROOTS = """
     root AS MATERIALIZED (
         SELECT coalesce(linked_id, id) AS id FROM contact WHERE email = ANY ($1::text[]) AND deleted_at IS NULL
-        UNION
+        UNION ALL
         SELECT coalesce(linked_id, id) FROM contact WHERE phone_key = ANY ($2::text[]) AND deleted_at IS NULL
     )"""
 
@@ -18,9 +18,9 @@ _ROOTS = """
 _MEMBERS = """
     SELECT id, linked_id, email, phone_number, phone_key
     FROM (
-        SELECT contact.* FROM {roots} JOIN contact USING (id)
+        SELECT * FROM contact WHERE id = ANY (ARRAY(SELECT id FROM {roots}))
         UNION ALL
-        SELECT contact.* FROM {roots} JOIN contact ON contact.linked_id = {roots}.id
+        SELECT * FROM contact WHERE linked_id = ANY (ARRAY(SELECT id FROM {roots}))
     ) AS member
     WHERE deleted_at IS NULL
     ORDER BY created_at, id"""
@@ -43,9 +43,9 @@ async def fetch_clusters(connection: Connection, batch: Sequence[Identifiers]) -
 LOCK_CLUSTERS = f"""
 WITH {_ROOTS},
     locked AS MATERIALIZED (
-        SELECT contact.id FROM contact
-        WHERE contact.id = ANY (ARRAY(SELECT root.id FROM root))
-        ORDER BY contact.id  -- one order everywhere, so no deadlocks
+        SELECT id FROM contact
+        WHERE id = ANY (ARRAY(SELECT id FROM root))
+        ORDER BY id  -- one order everywhere, so no deadlocks
         FOR UPDATE
     )
 {_MEMBERS.format(roots="locked")}

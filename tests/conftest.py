@@ -1,0 +1,251 @@
+"""A real PostgreSQL for every test, and ways to run recon on it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+from aiohttp.test_utils import TestClient
+
+from recon.app import create_app
+from recon.database import SCHEMA
+from recon.settings import Settings
+
+RECON = Path(sys.executable).with_name("recon")
+TEMPLATE = "recon_template"
+
+# What the settings are read from must be what a test says, not what the machine happens to have.
+for _name in [name for name in os.environ if name.startswith("RECON_") and not name.startswith("RECON_TEST_")]:
+    del os.environ[_name]
+for _name in ("PORT", "DATABASE_URL"):
+    os.environ.pop(_name, None)
+
+
+def _docker_answers() -> bool:
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False).returncode == 0
+    return False
+
+
+def _kind_of_server() -> str:
+    if os.environ.get("RECON_TEST_DATABASE_URL"):
+        return "RECON_TEST_DATABASE_URL"
+    chosen = os.environ.get("RECON_TEST_POSTGRES")
+    if chosen not in {None, "docker", "embedded"}:
+        raise pytest.UsageError("RECON_TEST_POSTGRES is docker or embedded")
+    if chosen is None:
+        chosen = "docker" if _docker_answers() else "embedded"
+    return {"docker": "testcontainers, postgres:17", "embedded": "embedded"}[chosen]
+
+
+SERVER = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Decide once where the tests' databases are."""
+    config.stash[SERVER] = _kind_of_server()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say where the tests' databases are."""
+    return f"PostgreSQL: {config.stash[SERVER]}"
+
+
+@contextmanager
+def _server(kind: str) -> Iterator[str]:
+    if kind == "RECON_TEST_DATABASE_URL":
+        yield os.environ["RECON_TEST_DATABASE_URL"]
+    elif kind == "embedded":
+        from recon import localpg
+
+        with tempfile.TemporaryDirectory(prefix="recon-test-") as folder, localpg.running(Path(folder)) as url:
+            yield url
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library's own deprecations
+            from testcontainers.postgres import PostgresContainer
+
+            with PostgresContainer("postgres:17", driver=None) as container:
+                yield container.get_connection_url()
+
+
+async def execute(url: str, *statements: str) -> None:
+    """Run statements, each on its own, on one connection."""
+    connection = await asyncpg.connect(url)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def fetch(url: str, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+    """The rows of a statement."""
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetch(statement, *arguments)
+    finally:
+        await connection.close()
+
+
+def at_database(url: str, name: str) -> str:
+    """The same server's URL, for another database."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+@pytest.fixture(scope="session")
+def server_url(pytestconfig: pytest.Config) -> Iterator[str]:
+    """The server that the tests' databases are on, with a template database that has the schema."""
+    with _server(pytestconfig.stash[SERVER]) as url:
+        asyncio.run(
+            execute(
+                url,
+                f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)",
+                f"CREATE DATABASE {TEMPLATE} ENCODING UTF8 TEMPLATE template0",
+            )
+        )
+        asyncio.run(execute(at_database(url, TEMPLATE), SCHEMA))
+        yield url
+        asyncio.run(execute(url, f"DROP DATABASE {TEMPLATE} WITH (FORCE)"))
+
+
+@contextmanager
+def _new_database(server_url: str, template: str) -> Iterator[str]:
+    name = f"recon_test_{os.getpid()}_{time.monotonic_ns()}"
+    asyncio.run(execute(server_url, f"CREATE DATABASE {name} ENCODING UTF8 TEMPLATE {template}"))
+    try:
+        yield at_database(server_url, name)
+    finally:
+        asyncio.run(execute(server_url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def database_url(server_url: str) -> Iterator[str]:
+    """A database of this test's own, with the schema and no rows."""
+    with _new_database(server_url, TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared_database_url(server_url: str) -> Iterator[str]:
+    """A database for all tests of a module, which empty it themselves."""
+    with _new_database(server_url, TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+def bare_database_url(server_url: str) -> Iterator[str]:
+    """A database of this test's own with nothing in it."""
+    with _new_database(server_url, "template0") as url:
+        yield url
+
+
+MakeClient = Callable[..., Awaitable["TestClient[Any, Any]"]]
+
+
+@pytest.fixture
+def make_client(aiohttp_client: Any, database_url: str) -> MakeClient:
+    """Run recon in this process, with the given settings, on the test's database."""
+
+    async def make(**settings: Any) -> "TestClient[Any, Any]":
+        return await aiohttp_client(create_app(Settings(**{"database_url": database_url} | settings)))
+
+    return make
+
+
+@pytest.fixture
+async def client(make_client: MakeClient) -> "TestClient[Any, Any]":
+    """A client of recon with its default settings."""
+    return await make_client()
+
+
+def free_port() -> int:
+    """A port that nothing listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """A running `recon serve`."""
+
+    def __init__(self, arguments: list[str], log: Path, **options: Any) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = log
+        with log.open("wb") as stderr:
+            self.popen = subprocess.Popen([RECON, "serve", "--port", str(self.port), *arguments], stderr=stderr, **options)
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self._log.read_text()
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it has logged so far, parsed."""
+        return [json.loads(line) for line in self.log.splitlines()]
+
+    def wait_until_ready(self, seconds: float = 30) -> None:
+        """Return once /readyz says so."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.popen.poll() is None, self.log
+            with suppress(OSError), urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"not ready after {seconds} seconds:\n{self.log}")
+
+    def stop(self, signum: int = signal.SIGTERM) -> int:
+        """Ask it to stop; its exit code."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signum)
+        return self.popen.wait(30)
+
+
+StartRecon = Callable[..., Process]
+
+
+@contextmanager
+def recon_processes(folder: Path) -> Iterator[StartRecon]:
+    """A function that starts `recon serve` with arguments, and waits until it is ready unless told otherwise."""
+    with ExitStack() as stack:
+        started = 0
+
+        def start(*arguments: str, ready: bool = True, **options: Any) -> Process:
+            nonlocal started
+            started += 1
+            process = Process([*arguments], folder / f"recon-{started}.log", **options)
+            stack.callback(process.stop)
+            if ready:
+                process.wait_until_ready()
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def start_recon(tmp_path: Path) -> Iterator[StartRecon]:
+    """Start `recon serve` as a process of its own; it is stopped when the test ends."""
+    with recon_processes(tmp_path) as start:
+        yield start
+
+
+def recon(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a recon command to its end."""
+    return subprocess.run([RECON, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)

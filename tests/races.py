@@ -1,0 +1,68 @@
+"""The six races: requests that come at once, and the rows that serial execution leaves behind."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Said = tuple[str | None, str | None]  # an email and a phone
+CHAIN = 20  # clusters that the chain merges
+
+
+@dataclass(frozen=True)
+class Race:
+    """Requests sent one by one, then requests sent at once; and the rows there must be afterwards.
+
+    All of them must end up in one cluster; `rows` are the (email, phone) of its contacts.
+    """
+
+    before: list[Said]
+    at_once: list[Said]
+    rows: list[Said]
+
+
+def identical_fresh_requests(n: int) -> Race:
+    """Everyone says the same of somebody unknown."""
+    return Race([], [("e", "1")] * n, [("e", "1")])
+
+
+def linking_two_primaries(n: int) -> Race:
+    """Half of them link two primaries while the others add to the younger one's cluster."""
+    before: list[Said] = [("e1", "1"), ("e2", "2")]
+    return Race(before, [("e1", "2"), ("e2", "3")] * (n // 2), [*before, ("e2", "3")])
+
+
+def the_same_new_secondary(n: int) -> Race:
+    """Everyone brings the same new email of somebody known."""
+    return Race([("e1", "1")], [("e2", "1")] * n, [("e1", "1"), ("e2", "1")])
+
+
+def a_cross_bridge(n: int) -> Race:
+    """Two pairs of clusters are bridged crosswise, so that the bridges compete for the same clusters."""
+    before: list[Said] = [("e1", "1"), ("e2", "2"), ("e3", "3"), ("e4", "4")]
+    bridges: list[Said] = [("e1", "3"), ("e2", "4"), ("e1", "4"), ("e2", "3")]
+    return Race(before, (bridges * n)[: max(n, len(bridges))], before)
+
+
+def one_email_with_many_phones(n: int) -> Race:
+    """Everyone brings another phone of the same unknown email."""
+    said: list[Said] = [("e", str(phone)) for phone in range(n)]
+    return Race([], said, said)
+
+
+def a_chain_of_clusters(n: int) -> Race:
+    """Each request links a cluster with the next, so that all become one."""
+    before: list[Said] = [(f"e{i}", str(i)) for i in range(CHAIN)]
+    links: list[Said] = [(f"e{i}", str(i + 1)) for i in range(CHAIN - 1)]
+    return Race(before, (links * n)[: max(n, len(links))], before)
+
+
+RACES: dict[str, Callable[[int], Race]] = {
+    race.__name__: race
+    for race in (
+        identical_fresh_requests,
+        linking_two_primaries,
+        the_same_new_secondary,
+        a_cross_bridge,
+        one_email_with_many_phones,
+        a_chain_of_clusters,
+    )
+}

