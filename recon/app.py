@@ -9,7 +9,7 @@ from recon.coalesce import Coalescer
 from recon.database import Database
 from recon.identify import Identify
 from recon.routes import identify_handler
-from recon.settings import Settings
+from recon.settings import Settings, database_url
 
 DATABASE = web.AppKey("database", Database)
 
@@ -20,10 +20,8 @@ def create_app(settings: Settings) -> web.Application:
     Raises SchemaMismatch at start-up when that database cannot be served; one that is not there yet
     is waited for, with /readyz at 503.
     """
-    if settings.database_url is None:
-        raise ValueError("create_app needs a database_url; recon.localpg.running() gives one")
     database = Database(
-        settings.database_url.get_secret_value(),
+        database_url(settings),
         pool_size=settings.pool_size,
         retry_limit=settings.retry_limit,
         statement_timeout=settings.statement_timeout,
@@ -35,7 +33,7 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(middlewares=[middleware.around], client_max_size=settings.max_body)
     app[DATABASE] = database
     app.cleanup_ctx.append(_database)
-    app.router.add_post("/identify", identify_handler(one, settings))
+    app.router.add_post("/identify", identify_handler(one, settings), expect_handler=middleware.expectation)
     app.router.add_get("/healthz", ops.healthz)
     app.router.add_get("/readyz", ops.readyz_handler(database))
     app.router.add_get("/metrics", ops.metrics)

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from recon import __version__
 from recon.errors import ReconError
-from recon.settings import Settings, redacted
+from recon.settings import Settings, database_url, redacted
 
 log = logging.getLogger(__name__)
 
@@ -45,28 +45,40 @@ def settings_options(*names: str) -> Callable[[Callable[..., Any]], Callable[...
 
 
 def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    flag = "--" + name.replace("_", "-")
-    if field.annotation is bool:
-        flag += f"/--no-{flag[2:]}"
-    default = field.get_default(call_default_factory=True, validated_data={})
-    shown = {None: "none", True: "on", False: "off"}.get(default, default)
+    is_switch = field.annotation is bool
     return click.option(
-        flag,
+        f"{_flag(name)}/--no-{_flag(name)[2:]}" if is_switch else _flag(name),
         name,
         default=None,
-        metavar=None if field.annotation is bool else "VALUE",
-        help=f"{field.description} [{', '.join(variables(name))}; default: {shown}]",
+        metavar=None if is_switch else "VALUE",
+        help=f"{field.description} [{', '.join(variables(name))}; default: {shown_default(field)}]",
     )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def shown_default(field: FieldInfo) -> str:
+    """A setting's default, as help and README show it."""
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return "none" if default is None else str(default)
 
 
 def load_settings(options: dict[str, Any]) -> Settings:
     """Settings from options and variables; a wrong one ends the command with a line that names it."""
+    given = {name: value for name, value in options.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in options.items() if value is not None})
+        return Settings(**given)
     except ValidationError as error:
         for item in error.errors(include_input=False, include_url=False):
+            name = next(name for name in Settings.model_fields if item["loc"][0] in {name, *variables(name)})
+            source = _flag(name) if name in given else next(each for each in variables(name) if each in os.environ)
+            message = item["msg"].removeprefix("Value error, ").partition(", unable to")[0]
             # The value is not shown: it may be a URL with a password.
-            click.echo(f"recon: {item['loc'][0]}: {item['msg'].removeprefix('Value error, ')}", err=True)
+            click.echo(f"recon: {source}: {message}", err=True)
         sys.exit(2)
 
 
@@ -104,7 +116,7 @@ def check(**options: Any) -> None:
     from recon import invariants
 
     with _failing_clearly(), database_of(settings) as settings:
-        violations, summary = asyncio.run(invariants.check(_url(settings), settings.default_region))
+        violations, summary = asyncio.run(invariants.check(database_url(settings), settings.default_region))
     for violation in violations:
         click.echo(violation)
     click.echo(f"{summary}: {len(violations) or 'no'} violation{'' if len(violations) == 1 else 's'}")
@@ -122,13 +134,8 @@ def schema(*, apply: bool, **options: Any) -> None:
         click.echo(database.SCHEMA, nl=False)
         return
     with _failing_clearly(), database_of(load_settings(options)) as settings:
-        created = asyncio.run(database.apply_schema_to(_url(settings)))
+        created = asyncio.run(database.apply_schema_to(database_url(settings)))
     click.echo("the schema was applied" if created else "the schema is there already")
-
-
-def _url(settings: Settings) -> str:
-    assert settings.database_url is not None  # noqa: S101 (database_of's promise)
-    return settings.database_url.get_secret_value()
 
 
 def _configure_logs(settings: Settings) -> None:

@@ -46,9 +46,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 _RETRIED = {"40001": "serialization_failure", "40P01": "deadlock_detected"}
 _COMPLETION_UNKNOWN = "40003"
 # Classes and codes of SQLSTATE that say "not now", whatever the request: connections, resources,
-# operator intervention (shutdown, time-outs), the system, log-in, a missing database, a lock not
-# available, a standby.
-_UNAVAILABLE = ("08", "53", "57", "58", "28", "3D000", "55P03", "25006")
+# operator intervention (shutdown, time-outs), the system, log-in, a missing database, an object or lock
+# that is not available, a standby.
+_UNAVAILABLE = ("08", "28", "3D", "53", "55", "57", "58", "25006")
 
 
 class Database:

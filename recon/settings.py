@@ -67,6 +67,13 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto is text on a terminal, else json.")
 
 
+def database_url(settings: Settings) -> str:
+    """The URL of the settings' database, which must be given."""
+    if settings.database_url is None:
+        raise ValueError("a database_url is needed; recon.localpg.running() gives one")
+    return settings.database_url.get_secret_value()
+
+
 def redacted(database_url: str) -> str:
     """The URL without its user, password and parameters, to print."""
     parts = urlsplit(database_url)

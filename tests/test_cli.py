@@ -1,0 +1,198 @@
+"""The command: what it prints, what it refuses, how it exits."""
+
+import os
+from typing import Any
+
+import pytest
+from conftest import execute, fetch, recon
+
+from recon import __version__
+from recon.database import SCHEMA
+
+
+def test_version() -> None:
+    """--version prints it."""
+    assert recon("--version").stdout == f"recon, version {__version__}\n"
+
+
+def test_schema_is_printed() -> None:
+    """`recon schema` prints schema.sql as it is."""
+    done = recon("schema")
+
+    assert done.stdout == SCHEMA
+    assert done.returncode == 0
+
+
+async def test_schema_is_applied(bare_database_url: str) -> None:
+    """`recon schema --apply` gives it to the database, once."""
+    first = recon("schema", "--apply", "--database-url", bare_database_url)
+    second = recon("schema", "--apply", "--database-url", bare_database_url)
+
+    assert (first.returncode, first.stdout) == (0, "the schema was applied\n")
+    assert (second.returncode, second.stdout) == (0, "the schema is there already\n")
+    assert await fetch(bare_database_url, "SELECT FROM contact") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (["--port", "http"], {}, "--port: Input should be a valid integer"),
+        (["--port", "70000"], {}, "--port: Input should be less than or equal to 65535"),
+        (["--workers", "0"], {}, "--workers: Input should be greater than or equal to 1"),
+        ([], {"RECON_PORT": "http"}, "RECON_PORT: Input should be a valid integer"),
+        ([], {"PORT": "http"}, "PORT: Input should be a valid integer"),
+        ([], {"RECON_COALESCE": "perhaps"}, "RECON_COALESCE: Input should be a valid boolean"),
+        (["--database-url", "mysql://shop:hunter2@db/shop"], {}, "--database-url: must start with postgresql://"),
+        ([], {"DATABASE_URL": "hunter2"}, "DATABASE_URL: must start with postgresql://"),
+        (["--default-region", "Atlantis"], {}, "--default-region: must be a two-letter country code, such as US"),
+        (["--log-level", "loud"], {}, "--log-level: Input should be 'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_a_wrong_setting_is_named(arguments: list[str], variables: dict[str, str], message: str) -> None:
+    """A setting that makes no sense ends the command with 2 and one line that names it and quotes no value."""
+    done = recon("serve", *arguments, env=os.environ | variables)
+
+    assert done.returncode == 2
+    assert done.stderr == f"recon: {message}\n"
+
+
+def test_an_unknown_option_is_a_usage_error() -> None:
+    """What the command does not know is refused with a hint."""
+    done = recon("serve", "--prot", "8000")
+
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_a_data_folder_that_cannot_be() -> None:
+    """A data folder that cannot be made is one line."""
+    done = recon("serve", "--data-dir", "/dev/null/data")
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "/dev/null/data" in done.stderr
+
+
+def test_check_without_a_schema(bare_database_url: str) -> None:
+    """A database that is not recon's cannot be checked, and is left alone."""
+    done = recon("check", "--database-url", bare_database_url)
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("recon: the database does not have recon's schema 1")
+
+
+def test_check_without_a_database() -> None:
+    """A database that is not there is one line."""
+    done = recon("check", "--database-url", "postgresql://127.0.0.1:1/nothing")
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("recon: The database cannot be reached")
+    assert "Traceback" not in done.stderr
+
+
+async def test_check_of_a_clean_database(database_url: str) -> None:
+    """No violation: exit code 0, and how much was looked at."""
+    await execute(
+        database_url,
+        "INSERT INTO contact (email, phone_number) VALUES ('a', '+1 (2)'), ('b', 'x')",
+        "INSERT INTO contact (email, link_precedence, linked_id) VALUES ('c', 'secondary', 1)",
+    )
+
+    done = recon("check", "--database-url", database_url)
+
+    assert (done.returncode, done.stdout) == (0, "3 contacts of 2 people: no violations\n")
+
+
+# The schema refuses most of this, so its constraints are taken away first.
+UNPROTECTED = (
+    "ALTER TABLE contact DROP CONSTRAINT contact_links_to_a_primary",
+    "ALTER TABLE contact DROP CONSTRAINT contact_only_secondaries_link",
+)
+PRIMARY = "INSERT INTO contact (email, phone_number) VALUES"
+SECONDARY = "INSERT INTO contact (email, link_precedence, linked_id) VALUES"
+VIOLATIONS: dict[str, tuple[list[str], list[str]]] = {
+    "two primaries": (
+        [f"{PRIMARY} ('a', '1')", "INSERT INTO contact (email, linked_id) VALUES ('b', 1)"],
+        ["I1: the cluster of contact 1 has 2 live primaries (contacts 1, 2)"],
+    ),
+    "no primary": (
+        [f"{PRIMARY} ('a', '1')", f"{SECONDARY} ('b', 'secondary', 1)", "UPDATE contact SET deleted_at = now() WHERE id = 1"],
+        ["I1: the cluster of contact 1 has 0 live primaries (contacts 2)"],
+    ),
+    "a secondary older than its primary": (
+        [f"{PRIMARY} ('a', '1')", f"{SECONDARY} ('b', 'secondary', 1)", "UPDATE contact SET created_at = '2001-01-01' WHERE id = 2"],
+        ["I1: secondary 2 is older than its primary 1"],
+    ),
+    "a secondary under a secondary": (
+        [f"{PRIMARY} ('a', '1')", f"{SECONDARY} ('b', 'secondary', 1)", f"{SECONDARY} ('c', 'secondary', 2)"],
+        [
+            "I1: the cluster of contact 2 has 0 live primaries (contacts 3)",
+            "I2: contact 3 points at 2, which is no primary",
+        ],
+    ),
+    "a secondary under nothing": (
+        [f"{SECONDARY} ('a', 'secondary', 99)"],
+        [
+            "I1: the cluster of contact 99 has 0 live primaries (contacts 1)",
+            "I2: contact 1 points at 99, which is no primary",
+        ],
+    ),
+    "one email twice": (
+        [f"{PRIMARY} ('a', '1')", f"{PRIMARY} ('a', '2')"],
+        ["I3: one email is in the clusters 1, 2 (contacts 1, 2)"],
+    ),
+    "one phone twice, written in two ways": (
+        [f"{PRIMARY} ('a', '1 2')", f"{PRIMARY} ('b', '1-2')"],
+        ["I3: one phone is in the clusters 1, 2 (contacts 1, 2)"],
+    ),
+    "a repetition": (
+        [f"{PRIMARY} ('a', NULL)", f"{SECONDARY} ('b', 'secondary', 1)", f"{SECONDARY} ('b', 'secondary', 1)"],
+        ["I5: contacts 2, 3 say the same"],
+    ),
+    "an email in capitals": (
+        [f"{PRIMARY} ('A', '1')"],
+        ["§2: the email of contact 1 is not in the form that requests are matched in"],
+    ),
+    "a key that does not fit": (
+        [f"{PRIMARY} ('a', '1')", "UPDATE contact SET phone_key = '2'"],
+        ["§2: the phone_key of contact 1 is not what its phone_number is matched by"],
+    ),
+    "a deleted row harms nobody": (
+        [f"{PRIMARY} ('a', '1')", f"{PRIMARY} ('a', '2')", "UPDATE contact SET deleted_at = now() WHERE id = 2"],
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize(("statements", "violations"), VIOLATIONS.values(), ids=VIOLATIONS)
+async def test_check_finds(statements: list[str], violations: list[str], database_url: str) -> None:
+    """Each broken invariant is a line with the ids it is about, and exit code 1."""
+    await execute(database_url, *UNPROTECTED, *statements)
+
+    done = recon("check", "--database-url", database_url)
+
+    assert done.stdout.splitlines()[:-1] == violations
+    assert done.returncode == (1 if violations else 0)
+
+
+def test_check_knows_the_region(database_url: str) -> None:
+    """The phone keys are those of the default region, so `check` takes it too."""
+    import asyncio
+
+    key = "INSERT INTO contact (phone_number, phone_key) VALUES ('(201) 555-0123', '12015550123')"
+    asyncio.run(execute(database_url, key))
+
+    with_region = recon("check", "--database-url", database_url, "--default-region", "us")
+    without = recon("check", "--database-url", database_url)
+
+    assert (with_region.returncode, without.returncode) == (0, 1)
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["schema"]])
+def test_help(command: list[str]) -> None:
+    """Every command says what it does and what its options mean."""
+    done: Any = recon(*command, "--help")
+
+    assert done.returncode == 0
+    assert "Usage: recon" in done.stdout

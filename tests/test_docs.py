@@ -1,0 +1,247 @@
+"""The documentation is true: the API's document and page, and the README's examples, settings and commands."""
+
+import asyncio
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from conftest import Process, StartRecon, recon, recon_processes
+from openapi_spec_validator import validate
+from pydantic import TypeAdapter
+
+from recon import __version__
+from recon.cli import shown_default, variables
+from recon.models import IdentifyRequest, IdentifyResponse, Problem
+from recon.openapi import document
+from recon.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_document_is_valid() -> None:
+    """The OpenAPI document is one."""
+    validate(document())
+
+
+async def test_the_document_names_every_route(client: "TestClient[Any, Any]") -> None:
+    """What is served is documented, and what is documented is served; the page's own files aside."""
+    served = {
+        (route.resource.canonical, route.method.lower())
+        for route in client.server.app.router.routes()  # type: ignore[attr-defined]
+        if route.resource and route.method != "HEAD" and not route.resource.canonical.startswith("/docs")
+    } - {("/", "get"), ("/openapi.json", "get")}
+
+    published = await (await client.get("/openapi.json")).json()
+
+    assert {(path, method) for path, methods in published["paths"].items() for method in methods} == served
+    assert published["info"]["version"] == __version__
+
+
+async def test_the_documents_examples_work(client: "TestClient[Any, Any]") -> None:
+    """Each example request is accepted and answered in the documented form, and the example answer has it too."""
+    operation = document()["paths"]["/identify"]["post"]
+    answers = TypeAdapter(IdentifyResponse)
+    for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
+        response = await client.post("/identify", json=example["value"])
+
+        assert response.status == 200
+        answers.validate_python(await response.json(), strict=True)
+    for example in IdentifyRequest.model_json_schema()["examples"]:
+        assert (await client.post("/identify", json=example)).status == 200
+    answers.validate_python(operation["responses"]["200"]["content"]["application/json"]["example"], strict=True)
+    problem = await client.post("/identify", json={})
+    TypeAdapter(Problem).validate_python(await problem.json(content_type=None), strict=True)
+
+
+async def test_the_root_leads_to_the_docs(client: "TestClient[Any, Any]") -> None:
+    """/ redirects to the page, which loads nothing from elsewhere."""
+    response = await client.get("/", allow_redirects=False)
+    page = await (await client.get("/docs")).text()
+
+    assert (response.status, response.headers["Location"]) == (302, "/docs")
+    assert "//" not in re.sub(r"<!doctype html>", "", page)
+    for path in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert (await client.get(f"/{path}")).status == 200
+
+
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for argument in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        "--window-size=1200,2400",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(CHROMEDRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromium-driver")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_the_page_in_a_browser(browser: Any, start_recon: StartRecon, database_url: str, tmp_path: Path) -> None:
+    """The page renders without an error, and its examples work when they are tried there."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    process = start_recon("--database-url", database_url)
+    wait = WebDriverWait(browser, 20)
+    browser.get(f"{process.url}/")
+    wait.until(lambda driver: driver.find_elements(By.ID, "operations-default-identify"))
+    browser.find_element(By.CSS_SELECTOR, "#operations-default-identify .opblock-summary-control").click()
+    wait.until(lambda driver: driver.find_elements(By.CSS_SELECTOR, "#operations-default-identify .execute"))
+    examples = wait.until(lambda driver: driver.find_element(By.CSS_SELECTOR, "#operations-default-identify .examples-select select"))
+    values = [option.get_attribute("value") for option in Select(examples).options]
+    assert values == list(document()["paths"]["/identify"]["post"]["requestBody"]["content"]["application/json"]["examples"])
+
+    seen = []
+    for value in values:
+        Select(browser.find_element(By.CSS_SELECTOR, "#operations-default-identify .examples-select select")).select_by_value(value)
+        browser.find_element(By.CSS_SELECTOR, "#operations-default-identify .execute").click()
+        wanted = len(seen) + 1
+        wait.until(lambda _, wanted=wanted: _answered(process) >= wanted)
+        wait.until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".live-responses-table .response-col_status"))
+        status = browser.find_element(By.CSS_SELECTOR, ".live-responses-table .response .response-col_status").text
+        seen.append(status.split()[0])
+
+    browser.save_screenshot(str(tmp_path / "docs.png"))
+    assert seen == ["200"] * len(values)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in {"SEVERE", "WARNING"}] == []
+    assert browser.find_elements(By.CSS_SELECTOR, ".errors-wrapper") == []
+
+
+def _answered(process: Process) -> float:
+    import urllib.request
+
+    with urllib.request.urlopen(f"{process.url}/metrics") as response:
+        found = re.search(r'recon_http_requests_total\{route="/identify",status="200"\} (\S+)', response.read().decode())
+    return float(found[1]) if found else 0
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def served(tmp_path: Path, database_url: str) -> Iterator[Process]:
+    """A recon on an empty database."""
+    with recon_processes(tmp_path) as start:
+        yield start("--database-url", database_url)
+
+
+def test_the_readmes_requests(served: Process) -> None:
+    """Run one after another on an empty database, the README's curl lines give the README's answers."""
+    tried = 0
+    for block in _blocks("console"):
+        for command, answer in re.findall(r"^\$ (curl .*?[^\\])\n((?:[^$].*\n)*)", block, flags=re.DOTALL | re.MULTILINE):
+            arguments = shlex.split(command.replace("\\\n", " ").replace("127.0.0.1:8000", f"127.0.0.1:{served.port}"))
+
+            done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=True)
+
+            assert json.loads(done.stdout) == json.loads(answer), command
+            tried += 1
+    assert tried >= 5
+
+
+def test_the_readmes_settings() -> None:
+    """The README's table has every setting, with its variable, default and meaning, in order."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "the platform's user data folder" if name == "data_dir" else shown_default(field)
+        shown = ", ".join(f"`{variable}`" for variable in variables(name))
+        rows.append(f"| `--{name.replace('_', '-')}` | {shown} | {default} | {field.description} |")
+
+    table = "\n".join(rows)
+
+    assert table in README, f"The README's table should be:\n{table}"
+
+
+def test_the_readmes_commands() -> None:
+    """Every recon command that the README names exists, and every command there is is named."""
+    named = set(re.findall(r"\brecon (serve|check|schema|key)\b", README))
+    offered = set(re.findall(r"^  (\w+) {2,}", recon("--help").stdout, flags=re.MULTILINE))
+
+    assert named == offered
+
+
+def test_the_readmes_make_targets() -> None:
+    """Every make target that the README or CONTRIBUTING names exists."""
+    targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"\bmake (\w+)`?", README + (ROOT / "CONTRIBUTING.md").read_text()))
+
+    assert {"run", "test", "install", "lint", "lock", "docker"} <= targets
+    assert named - {"sure", "it", "them"} <= targets
+
+
+def test_the_readmes_first_lines_are_the_two_commands() -> None:
+    """Who opens the README sees at once how to run it and how to test it."""
+    first = _blocks("sh")[0]
+
+    assert first.split("\n")[0].startswith("make run")
+    assert first.split("\n")[1].startswith("make test")
+
+
+def test_why_each_dependency_is_there() -> None:
+    """CONTRIBUTING says of every dependency in one line why it is there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    names = {re.split(r"[>=<\[]", item)[0] for group in [project["dependencies"], *extras] for item in group}
+
+    explained = set(re.findall(r"^\| `([\w.-]+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE))
+
+    assert explained == names
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_the_lock_files_pin_by_hash_alone(name: str) -> None:
+    """Every line is a version or a hash: no address of a registry, nothing unpinned."""
+    lines = (ROOT / name).read_text().splitlines()
+
+    for line in lines:
+        assert re.fullmatch(r"[\w.\[\]-]+==\S+( ; .+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?", line), line
+
+
+def test_the_changelog_has_this_version() -> None:
+    """The version that is installed is in the changelog."""
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text() or "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_wheel_has_the_schema(tmp_path: Path) -> None:
+    """schema.sql travels in the wheel, as a file."""
+    import sys
+    import zipfile
+
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, capture_output=True, check=True
+    )
+    [wheel] = tmp_path.glob("*.whl")
+
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("recon/schema.sql") == (ROOT / "schema.sql").read_bytes()
+        assert "recon/py.typed" in archive.namelist()
+
+

@@ -1,0 +1,323 @@
+"""recon as a process: how it starts, what it says, how it ends."""
+
+import asyncio
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+from conftest import RECON, Process, StartRecon, execute, fetch, free_port, recon
+
+EXAMPLE = {"email": "lorraine@hillvalley.edu", "phoneNumber": "123456"}
+
+
+async def identify(url: str, said: dict[str, str]) -> dict[str, Any]:
+    """The identity that a recon answers with."""
+    async with aiohttp.ClientSession() as session, session.post(f"{url}/identify", json=said) as response:
+        assert response.status == 200, await response.text()
+        return (await response.json())["contact"]
+
+
+async def until(condition: Any, what: str, seconds: float = 15) -> None:
+    """Return once a coroutine function gives true."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds: {what}"
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_requests_in_flight_are_finished(workers: int, start_recon: StartRecon, database_url: str) -> None:
+    """On SIGTERM what was accepted is answered, nothing new is accepted, and the exit code is 0."""
+    process = start_recon("--database-url", database_url, "--workers", str(workers))
+    holder = await asyncpg.connect(database_url)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE writer_lane IN EXCLUSIVE MODE")
+            requests = [
+                asyncio.create_task(_post(session, process.url, {"email": f"{n}@hillvalley.edu"})) for n in range(20)
+            ]
+            await until(lambda: _waiting_for_the_lane(database_url), "a write waits for the lane")
+            await until(lambda: _all_are_in(session, process.url, 20), "all requests have been read")
+
+            process.popen.send_signal(signal.SIGTERM)
+            await until(lambda: _refuses(process.port), "no new connection is accepted")
+
+        answers = await asyncio.gather(*requests)
+    await holder.close()
+
+    assert {status for status, _ in answers} == {200}
+    assert await asyncio.to_thread(process.popen.wait, 15) == 0
+    assert len(await fetch(database_url, "SELECT FROM contact")) == 20
+
+
+async def _post(session: aiohttp.ClientSession, url: str, said: dict[str, str]) -> tuple[int, Any]:
+    async with session.post(f"{url}/identify", json=said) as response:
+        return response.status, await response.json()
+
+
+async def _waiting_for_the_lane(url: str) -> bool:
+    return bool(await fetch(url, "SELECT FROM pg_locks WHERE NOT granted AND relation = 'writer_lane'::regclass"))
+
+
+async def _all_are_in(session: aiohttp.ClientSession, url: str, count: int) -> bool:
+    """Whether the read pass has seen so many requests, over all workers."""
+    async with session.get(f"{url}/metrics") as response:
+        for line in (await response.text()).splitlines():
+            if line.startswith('recon_batch_requests_sum{step="read"}'):
+                return float(line.split()[1]) >= count
+    return False
+
+
+async def _refuses(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return True
+    writer.close()
+    return False
+
+
+async def test_the_embedded_database(start_recon: StartRecon, tmp_path: Path) -> None:
+    """Without DATABASE_URL recon brings its own PostgreSQL, says so, keeps the data, and stops it on SIGTERM."""
+    data_dir = tmp_path / "data"
+    first = start_recon("--data-dir", str(data_dir))
+    contact = await identify(first.url, EXAMPLE)
+    assert first.stop() == 0
+    assert not (data_dir / "postgresql" / "postmaster.pid").exists()
+
+    second = start_recon("--data-dir", str(data_dir))
+
+    assert await identify(second.url, EXAMPLE) == contact
+    [line] = [event["event"] for event in second.events() if "embedded" in event["event"]]
+    assert str(data_dir) in line
+    assert second.stop() == 0
+    assert "database system is shut down" in (data_dir / "postgresql" / "log").read_text().splitlines()[-1]
+
+
+async def test_the_embedded_database_listens_on_no_port(start_recon: StartRecon, tmp_path: Path) -> None:
+    """The embedded PostgreSQL is reached by a Unix socket only."""
+    start_recon("--data-dir", str(tmp_path / "data"))
+
+    lines = (tmp_path / "data" / "postgresql" / "postmaster.pid").read_text().splitlines()
+
+    assert lines[5].strip() == ""  # the address it listens on
+    assert (Path(lines[4]) / f".s.PGSQL.{lines[3]}").is_socket()
+
+
+async def test_the_embedded_database_outlives_a_kill(start_recon: StartRecon, tmp_path: Path) -> None:
+    """After kill -9 the next recon takes the server over, with all that was answered, and stops it in the end."""
+    data_dir = tmp_path / "data"
+    first = start_recon("--data-dir", str(data_dir))
+    contact = await identify(first.url, EXAMPLE)
+    first.stop(signal.SIGKILL)
+    assert (data_dir / "postgresql" / "postmaster.pid").exists()
+
+    second = start_recon("--data-dir", str(data_dir))
+
+    assert await identify(second.url, EXAMPLE) == contact
+    assert second.stop() == 0
+    assert not (data_dir / "postgresql" / "postmaster.pid").exists()
+
+
+async def test_a_shared_embedded_database(start_recon: StartRecon, tmp_path: Path) -> None:
+    """`recon check` works beside a running recon, and does not stop the server under it."""
+    process = start_recon("--data-dir", str(tmp_path / "data"), "--workers", "2")
+    await identify(process.url, EXAMPLE)
+
+    checked = recon("check", "--data-dir", str(tmp_path / "data"))
+
+    assert checked.returncode == 0
+    assert checked.stdout == "1 contacts of 1 people: no violations\n"
+    assert (await identify(process.url, {"email": "another@hillvalley.edu"}))["primaryContactId"] == 2
+    assert process.stop() == 0
+    assert not (tmp_path / "data" / "postgresql" / "postmaster.pid").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_an_ordinary_user(tmp_path: Path) -> None:
+    """The embedded PostgreSQL works for an ordinary user as well as for root."""
+    nobody = pwd.getpwnam("nobody")
+    as_nobody: dict[str, Any] = {"user": "nobody", "group": nobody.pw_gid, "extra_groups": [], "cwd": "/"}
+    try:
+        subprocess.run([RECON, "--version"], capture_output=True, check=True, **as_nobody)
+    except (PermissionError, subprocess.CalledProcessError):
+        pytest.skip("the project's folder, or Python's, is closed to other users")
+    home = Path("/tmp") / f"recon-nobody-{os.getpid()}"  # noqa: S108 (pytest's own folder is closed to others)
+    home.mkdir()
+    os.chown(home, nobody.pw_uid, nobody.pw_gid)
+    try:
+        process = Process([], tmp_path / "log", env=os.environ | {"HOME": str(home), "XDG_DATA_HOME": ""}, **as_nobody)
+        try:
+            process.wait_until_ready()
+            assert (await identify(process.url, EXAMPLE))["primaryContactId"] == 1
+        finally:
+            assert process.stop() == 0
+        assert (home / ".local/share/recon/postgresql/PG_VERSION").stat().st_uid == nobody.pw_uid
+    finally:
+        subprocess.run(["rm", "-rf", str(home)], check=True)
+
+
+async def test_a_hosting_platforms_variables(database_url: str, tmp_path: Path) -> None:
+    """PORT and DATABASE_URL are taken from the environment; recon's own variables win over them."""
+    port = free_port()
+    process = Process([], tmp_path / "log", env=os.environ | {"PORT": str(port), "DATABASE_URL": database_url})
+    # The helper gives --port, which wins over both.
+    process.wait_until_ready()
+    assert process.stop() == 0
+
+    env = os.environ | {"PORT": "1", "RECON_PORT": str(port), "DATABASE_URL": database_url}
+    popen = subprocess.Popen([RECON, "serve"], env=env, stderr=subprocess.DEVNULL)
+    try:
+        await until(lambda: _accepts(port), "it listens on RECON_PORT")
+        assert (await identify(f"http://127.0.0.1:{port}", EXAMPLE))["primaryContactId"] == 1
+    finally:
+        popen.terminate()
+        assert popen.wait(15) == 0
+
+
+async def _accepts(port: int) -> bool:
+    return not await _refuses(port)
+
+
+def test_with_a_database_given_the_embedded_one_is_never_imported(database_url: str) -> None:
+    """With DATABASE_URL neither localpg nor the package behind it is loaded."""
+    script = (
+        "import contextlib, sys; from recon.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['check'])\n"
+        "print([name for name in sys.modules if 'localpg' in name or 'pgserver' in name])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"DATABASE_URL": database_url}, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.splitlines() == ["0 contacts of 0 people: no violations", "[]"]
+
+
+async def test_two_processes_start_at_once_on_an_empty_database(start_recon: StartRecon, bare_database_url: str) -> None:
+    """Both come up, and one serves what the other has learnt."""
+    processes = [start_recon("--database-url", bare_database_url, ready=False) for _ in range(2)]
+    for process in processes:
+        process.wait_until_ready()
+
+    contacts = [await identify(process.url, EXAMPLE) for process in processes]
+
+    assert contacts[0] == contacts[1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_another_schema_is_refused_in_one_line(
+    workers: int, start_recon: StartRecon, database_url: str
+) -> None:
+    """recon does not serve a schema that is not its own; it says so and exits with 1."""
+    await execute(database_url, "COMMENT ON TABLE contact IS 'recon schema 99'")
+
+    process = start_recon("--database-url", database_url, "--workers", str(workers), ready=False)
+
+    assert process.popen.wait(30) != 0
+    assert process.log.count("this recon serves schema 1, but the database has schema 99") == 1
+    assert "Traceback" not in process.log
+
+
+def test_a_port_that_is_taken(start_recon: StartRecon, database_url: str) -> None:
+    """A port that is in use is a clear line and exit code 1."""
+    first = start_recon("--database-url", database_url)
+
+    done = recon("serve", "--port", str(first.port), "--database-url", database_url)
+
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+async def test_several_workers_share_a_port_and_their_metrics(start_recon: StartRecon, database_url: str) -> None:
+    """With --workers 2 every answer agrees, /metrics sums over both, and a worker that dies is replaced."""
+    process = start_recon("--database-url", database_url, "--workers", "2")
+    children = _children(process.popen.pid)
+    assert len(children) == 2
+    for n in range(40):  # each on a connection of its own, so that both workers get some
+        await identify(process.url, {"email": f"{n}@hillvalley.edu"})
+    async with aiohttp.ClientSession() as session, session.get(f"{process.url}/metrics") as response:
+        assert 'recon_http_requests_total{route="/identify",status="200"} 40.0' in (await response.text()).splitlines()
+
+    os.kill(children[0], signal.SIGKILL)
+
+    async def replaced() -> bool:
+        now = _children(process.popen.pid)
+        return len(now) == 2 and children[0] not in now
+
+    await until(replaced, "a new worker")
+    process.wait_until_ready()
+    for n in range(10):
+        assert (await identify(process.url, {"email": f"{n}@hillvalley.edu"}))["primaryContactId"] == n + 1
+    assert process.stop() == 0
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_nothing_that_customers_gave_is_logged(database_url: str, tmp_path: Path) -> None:
+    """However much is logged, and whatever fails: no email, no phone, no password, but the request's id."""
+    await execute(database_url, "ALTER TABLE contact ADD CONSTRAINT made_up CHECK (email <> 'unlucky@secret.example')")
+    options = ["--log-level", "debug", "--database-url", database_url]
+    process = Process(options, tmp_path / "log", env=os.environ | {"PYTHONASYNCIODEBUG": "1"})
+    process.wait_until_ready()
+    bodies = [
+        b'{"email": "doc@secret.example", "phoneNumber": "5550199"}',
+        b'{"email": "unlucky@secret.example", "phoneNumber": "5550199"}',
+        b'{"email": "doc@secret.example\\u0000"}',
+        b"doc@secret.example",
+    ]
+    async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
+        for number, body in enumerate(bodies):
+            headers = {"X-Request-ID": f"request-{number}"}
+            async with session.post(f"{process.url}/identify", data=body, headers=headers) as response:
+                assert response.headers["X-Request-ID"] == f"request-{number}"
+        for path in ("/doc@secret.example", "/healthz?email=doc@secret.example", "/metrics"):
+            async with session.get(f"{process.url}{path}", headers={"X-Request-ID": "doc@secret.example"}) as response:
+                assert "secret" not in response.headers["X-Request-ID"]
+                assert "secret" not in await response.text()
+    process.stop()
+
+    assert "secret" not in process.log
+    assert "5550199" not in process.log
+    by_id = {event["request_id"]: event for event in process.events() if "status" in event}
+    assert [by_id[f"request-{number}"]["status"] for number in range(4)] == [200, 500, 400, 400]
+    [failed] = [event for event in process.events() if event["event"] == "a request failed"]
+    assert failed["error"] == "CheckViolationError"
+    assert "store.py" in failed["where"]
+
+
+def test_readable_logs(database_url: str, tmp_path: Path) -> None:
+    """With --log-format text the log is lines for people."""
+    process = Process(["--database-url", database_url, "--log-format", "text"], tmp_path / "log")
+    process.wait_until_ready()
+    process.stop()
+
+    assert f"serving on http://127.0.0.1:{process.port}" in process.log
+    with pytest.raises(json.JSONDecodeError):
+        process.events()
+
+
+def test_the_database_url_is_shown_without_its_secrets(tmp_path: Path) -> None:
+    """A password in the URL shows up nowhere: not in the log, not in the process's title or arguments' echo."""
+    url = f"postgresql://shop:hunter2@127.0.0.1:{free_port()}/recon?sslpassword=hunter2"
+    process = Process([], tmp_path / "log", env=os.environ | {"DATABASE_URL": url})
+    deadline = time.monotonic() + 20
+    while "waiting for it" not in process.log and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.stop()
+
+    assert "waiting for it" in process.log
+    assert "hunter2" not in process.log
+    assert "shop" not in process.log
