@@ -79,6 +79,7 @@ def _identify() -> dict[str, Any]:
     answer = _content("The whole identity.", "application/json", _ref("IdentifyResponse"))
     answer["content"]["application/json"]["example"] = _ANSWER_EXAMPLE
     return {
+        "tags": ["identity"],
         "operationId": "identify",
         "summary": "Tell who this is",
         "description": "Files an email, a phone number, or both with everything known about that person, and answers "
@@ -92,7 +93,12 @@ def _identify() -> dict[str, Any]:
 
 
 def _get(name: str, summary: str, answer: dict[str, Any], problems: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"operationId": name, "summary": summary, "responses": {"200": answer} | (problems or {})}
+    return {
+        "tags": ["operation"],
+        "operationId": name,
+        "summary": summary,
+        "responses": {"200": answer} | (problems or {}),
+    }
 
 
 def _problems(*statuses: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ async def _serve(settings: Settings) -> None:
 class _Logger(Logger):  # type: ignore[misc]
     """gunicorn's messages, in recon's format."""
 
-    def setup(self, cfg: Any) -> None:
+    def setup(self, cfg: Any) -> None:  # noqa: ARG002 (gunicorn calls it so)
         self.error_log.propagate = True
         self.error_log.setLevel(logging.WARNING)
 

@@ -189,7 +189,9 @@ class Process:
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         with log.open("wb") as stderr:
-            self.popen = subprocess.Popen([RECON, "serve", "--port", str(self.port), *arguments], stderr=stderr, **options)
+            self.popen = subprocess.Popen(
+                [RECON, "serve", "--port", str(self.port), *arguments], stderr=stderr, **options
+            )
 
     @property
     def log(self) -> str:

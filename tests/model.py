@@ -47,7 +47,8 @@ class Model:
         for row in self.rows:
             oldest.setdefault(self._person_of(row), row[0])
         return [
-            (*row, None if oldest[self._person_of(row)] == row[0] else oldest[self._person_of(row)]) for row in self.rows
+            (*row, None if oldest[self._person_of(row)] == row[0] else oldest[self._person_of(row)])
+            for row in self.rows
         ]
 
     def _person_of(self, row: tuple[int, str | None, str | None]) -> tuple[str, str]:

@@ -117,11 +117,19 @@ VIOLATIONS: dict[str, tuple[list[str], list[str]]] = {
         ["I1: the cluster of contact 1 has 2 live primaries (contacts 1, 2)"],
     ),
     "no primary": (
-        [f"{PRIMARY} ('a', '1')", f"{SECONDARY} ('b', 'secondary', 1)", "UPDATE contact SET deleted_at = now() WHERE id = 1"],
+        [
+            f"{PRIMARY} ('a', '1')",
+            f"{SECONDARY} ('b', 'secondary', 1)",
+            "UPDATE contact SET deleted_at = now() WHERE id = 1",
+        ],
         ["I1: the cluster of contact 1 has 0 live primaries (contacts 2)"],
     ),
     "a secondary older than its primary": (
-        [f"{PRIMARY} ('a', '1')", f"{SECONDARY} ('b', 'secondary', 1)", "UPDATE contact SET created_at = '2001-01-01' WHERE id = 2"],
+        [
+            f"{PRIMARY} ('a', '1')",
+            f"{SECONDARY} ('b', 'secondary', 1)",
+            "UPDATE contact SET created_at = '2001-01-01' WHERE id = 2",
+        ],
         ["I1: secondary 2 is older than its primary 1"],
     ),
     "a secondary under a secondary": (

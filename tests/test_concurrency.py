@@ -22,7 +22,9 @@ FORMS = {
 
 
 @pytest.fixture(scope="module", params=product(FORMS, (1, 2)), ids=lambda form: f"{form[0]}, {form[1]} process(es)")
-def recon_urls(request: pytest.FixtureRequest, shared_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+def recon_urls(
+    request: pytest.FixtureRequest, shared_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[str]]:
     """One or two recon processes in one of the forms, on one database."""
     form, processes = request.param
     with recon_processes(tmp_path_factory.mktemp("recon")) as start:
@@ -58,7 +60,9 @@ async def test_race(
         assert {len(answer["secondaryContactIds"]) for answer in answers} == {len(rows) - 1}
 
 
-async def _send(session: aiohttp.ClientSession, urls: list[str], said: list[Said], at_a_time: int) -> list[dict[str, Any]]:
+async def _send(
+    session: aiohttp.ClientSession, urls: list[str], said: list[Said], at_a_time: int
+) -> list[dict[str, Any]]:
     """Send requests to the processes in turn, so many at a time; every one must be answered 200."""
     turns = asyncio.Semaphore(at_a_time)
 

@@ -59,7 +59,9 @@ async def test_retries_are_bounded(database: Database, error: type[asyncpg.Postg
 
     assert tries == 5
     async with asyncio.timeout(5):
-        assert await database.snapshot("test", lambda connection: connection.fetchval("SELECT count(*) FROM contact")) == 0
+        assert (
+            await database.snapshot("test", lambda connection: connection.fetchval("SELECT count(*) FROM contact")) == 0
+        )
 
 
 @pytest.mark.parametrize("error", [asyncpg.UniqueViolationError("made up"), ValueError("made up")])
@@ -273,9 +275,7 @@ async def test_the_schema_refuses(rule: str, statement: str, database_url: str) 
 
 async def test_no_row_is_dated_before_what_it_was_decided_upon(database_url: str) -> None:
     """After a failover to a server whose clock is behind, the primary is still the oldest of its cluster."""
-    await execute(
-        database_url, "INSERT INTO contact (email, created_at) VALUES ('a', now() + interval '1 hour')"
-    )
+    await execute(database_url, "INSERT INTO contact (email, created_at) VALUES ('a', now() + interval '1 hour')")
     async with Database(database_url).opened() as database:
         await Identify(database).write([Identifiers("a", "1", "1"), Identifiers("b", None, None)])
 

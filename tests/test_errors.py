@@ -115,7 +115,13 @@ async def test_another_content_type(content_type: str | None, client: "TestClien
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8", "application/vnd.shop+json"]
+    "content_type",
+    [
+        "application/json",
+        "application/json; charset=utf-8",
+        "Application/JSON;charset=UTF-8",
+        "application/vnd.shop+json",
+    ],
 )
 async def test_json_by_any_name(content_type: str, client: "TestClient[Any, Any]") -> None:
     """JSON in UTF-8 is taken however it is spelt."""
@@ -153,7 +159,9 @@ async def test_a_body_that_unpacks_to_much(client: "TestClient[Any, Any]") -> No
     await _problem(broken, 400)
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/identify/", "/docs/nothing.js", "/docs/../recon/cli.py", "/%00", "/identify?x=1/.."])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/identify/", "/docs/nothing.js", "/docs/../recon/cli.py", "/%00", "/identify?x=1/.."]
+)
 async def test_an_unknown_path(path: str, client: "TestClient[Any, Any]") -> None:
     """A path that is not there is a 404 (or, with a query, the path without it)."""
     await _problem(await client.get(path), 405 if path.startswith("/identify?") else 404)
@@ -244,6 +252,7 @@ async def test_an_unforeseen_error(
     assert "a request failed" in caplog.text
 
 
+POST = b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 RUBBISH = {
     "no HTTP": b"hello\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50,
@@ -251,10 +260,10 @@ RUBBISH = {
     "unknown method": b"RUBBISH /identify HTTP/1.1\r\nHost: x\r\n\r\n",
     "bad version": b"GET / HTTP/9.9.9\r\nHost: x\r\n\r\n",
     "bad header": b"GET / HTTP/1.1\r\nHost x\r\n\r\n",
-    "two lengths": b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-    "length and chunks": b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-    "negative length": b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-    "bad chunk": b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+    "two lengths": POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "length and chunks": POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "negative length": POST + b"Content-Length: -1\r\n\r\n",
+    "bad chunk": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
     "huge header": b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
     "many headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: x\r\n" * 10_000 + b"\r\n",
     "huge target": b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",

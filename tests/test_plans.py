@@ -49,7 +49,9 @@ def table_url(request: pytest.FixtureRequest, shared_database_url: str) -> str:
     """A table of each size, never analysed and analysed."""
     rows, analysed = request.param
     asyncio.run(execute(shared_database_url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public", SCHEMA))
-    asyncio.run(execute(shared_database_url, "ALTER TABLE contact SET (autovacuum_enabled = off)", SEED.format(rows=rows)))
+    asyncio.run(
+        execute(shared_database_url, "ALTER TABLE contact SET (autovacuum_enabled = off)", SEED.format(rows=rows))
+    )
     if analysed:
         asyncio.run(execute(shared_database_url, "ANALYZE contact"))
     return shared_database_url

@@ -41,9 +41,7 @@ CASES = {
     "rule 2: points at the primary, not at the row that matched": Case(
         [*A, row(2, "b", "1", 1)], said("b", "2"), Reason.EXTENDED, [("b", "2", 1)]
     ),
-    "rule 2: a phone for an email alone": Case(
-        [row(1, "a", None)], said("a", "1"), Reason.EXTENDED, [("a", "1", 1)]
-    ),
+    "rule 2: a phone for an email alone": Case([row(1, "a", None)], said("a", "1"), Reason.EXTENDED, [("a", "1", 1)]),
     "rule 3: the same again": Case(A, said("a", "1"), Reason.KNOWN),
     "rule 3: a part of it": Case(A, said(phone="1"), Reason.KNOWN),
     "rule 3: known on different rows": Case([*A, row(2, "b", "1", 1)], said("b", "1"), Reason.KNOWN),

@@ -197,13 +197,19 @@ def test_with_a_database_given_the_embedded_one_is_never_imported(database_url: 
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | {"DATABASE_URL": database_url}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        env=os.environ | {"DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     assert done.stdout.splitlines() == ["0 contacts of 0 people: no violations", "[]"]
 
 
-async def test_two_processes_start_at_once_on_an_empty_database(start_recon: StartRecon, bare_database_url: str) -> None:
+async def test_two_processes_start_at_once_on_an_empty_database(
+    start_recon: StartRecon, bare_database_url: str
+) -> None:
     """Both come up, and one serves what the other has learnt."""
     processes = [start_recon("--database-url", bare_database_url, ready=False) for _ in range(2)]
     for process in processes:
@@ -215,9 +221,7 @@ async def test_two_processes_start_at_once_on_an_empty_database(start_recon: Sta
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_another_schema_is_refused_in_one_line(
-    workers: int, start_recon: StartRecon, database_url: str
-) -> None:
+async def test_another_schema_is_refused_in_one_line(workers: int, start_recon: StartRecon, database_url: str) -> None:
     """recon does not serve a schema that is not its own; it says so and exits with 1."""
     await execute(database_url, "COMMENT ON TABLE contact IS 'recon schema 99'")
 
