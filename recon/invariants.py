@@ -1,4 +1,4 @@
-"""What must always hold (DESIGN's I1 to I3 and I5), looked for in a whole database."""
+"""What must always hold (I1 to I3 and I5), looked for in a whole database."""
 
 from collections.abc import AsyncIterator
 
@@ -66,6 +66,6 @@ async def _unmatchable(connection: asyncpg.Connection, default_region: str | Non
     key = regional_key(default_region) if default_region else plain_key
     async for row in connection.cursor(IDENTIFIERS, prefetch=10_000):
         if row["email"] is not None and row["email"] != normal_email(row["email"]):
-            yield f"§2: the email of contact {row['id']} is not in the form that requests are matched in"
+            yield f"form: the email of contact {row['id']} is not in the form that requests are matched in"
         if row["phone_number"] is not None and row["phone_key"] != key(row["phone_number"]):
-            yield f"§2: the phone_key of contact {row['id']} is not what its phone_number is matched by"
+            yield f"form: the phone_key of contact {row['id']} is not what its phone_number is matched by"

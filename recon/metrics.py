@@ -1,5 +1,7 @@
 """What recon counts. Defined below everything else, so that each module counts what it does itself."""
 
+from functools import lru_cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter("recon_http_requests", "Requests answered.", ["route", "status"])
@@ -22,3 +24,15 @@ POOL_USED = Gauge("recon_pool_connections_used", "Database connections in use.",
 WAITING = Gauge("recon_waiting_requests", "Requests that wait for a batch.", ["step"], multiprocess_mode="livesum")
 CONTACTS = Counter("recon_contacts_created", "Contacts inserted.", ["precedence"])
 MERGES = Counter("recon_merges", "Clusters that became part of another.")
+
+
+def count_request(route: str, status: int, seconds: float) -> None:
+    """Count an answered request and the time that it took."""
+    requests, latency = _of_route(route, status)
+    requests.inc()
+    latency.observe(seconds)
+
+
+@lru_cache  # a look-up of labels costs more than the counting; routes and statuses are few
+def _of_route(route: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(route, status), LATENCY.labels(route)

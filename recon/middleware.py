@@ -46,10 +46,9 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         log.exception("a request failed", extra={"request_id": request_id})
         response = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "recon failed; the log says where.")
-    seconds = time.perf_counter() - started
     response.headers[REQUEST_ID] = request_id
     response.headers["Server"] = _SERVER
-    _record(request, response.status, seconds, request_id)
+    _record(request, response.status, time.perf_counter() - started, request_id)
     return response
 
 
@@ -91,18 +90,16 @@ def _problem_of_http(error: web.HTTPException) -> web.Response:
 def _record(request: web.Request, status: int, seconds: float, request_id: str) -> None:
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "unknown"
-    metrics.REQUESTS.labels(route, status).inc()
-    metrics.LATENCY.labels(route).observe(seconds)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        level = logging.WARNING
-    elif status >= HTTPStatus.BAD_REQUEST:
-        level = logging.INFO
-    else:
-        level = logging.DEBUG
+    metrics.count_request(route, status, seconds)
+    level = _LEVELS[status // 100]
     if log.isEnabledFor(level):
         fields = {"request_id": request_id, "status": status, "ms": round(seconds * 1000, 1)}
         # Only the route: a path or a query that somebody made up may hold anything.
         log.log(level, "%s %s", request.method, route, extra=fields)
+
+
+# By the first digit of the status.
+_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.INFO, 5: logging.WARNING}
 
 
 async def expectation(request: web.Request) -> web.StreamResponse | None:

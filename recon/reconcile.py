@@ -14,7 +14,7 @@ from recon.models import Contact, Identity
 
 
 class Reason(StrEnum):
-    """Why a request ended as it did; DESIGN's rules 1 to 4."""
+    """Why a request ended as it did, by the README's rules 1 to 4."""
 
     CREATED = "created"  # nothing was known: a new primary
     EXTENDED = "extended"  # one cluster was known and lacked something: a new secondary

@@ -1,6 +1,7 @@
 """Serving the application: in this process, or in several under gunicorn."""
 
 import asyncio
+import gc
 import logging
 import signal
 from contextlib import suppress
@@ -37,6 +38,8 @@ def serve(settings: Settings) -> None:
 
 
 def _runner(settings: Settings) -> web.AppRunner:
+    # What has been loaded by now stays; the garbage collector need not look at it again and again.
+    gc.freeze()
     return web.AppRunner(
         create_app(settings),
         access_log=None,  # middleware writes it

@@ -36,10 +36,23 @@ for _name in ("PORT", "DATABASE_URL"):
     os.environ.pop(_name, None)
 
 
-def _docker_answers() -> bool:
-    with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False).returncode == 0
-    return False
+# The container is stopped by the fixture that started it; the reaper would be one more image to pull.
+os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+IMAGE = "postgres:17"
+
+
+def _docker_has_postgres() -> bool:
+    """Whether a Docker engine answers, and has the image or can pull it."""
+
+    def succeeds(*command: str, seconds: float) -> bool:
+        with suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(["docker", *command], capture_output=True, timeout=seconds, check=False)
+            return done.returncode == 0
+        return False
+
+    return succeeds("info", seconds=20) and (
+        succeeds("image", "inspect", IMAGE, seconds=20) or succeeds("pull", IMAGE, seconds=300)
+    )
 
 
 def _kind_of_server() -> str:
@@ -49,8 +62,8 @@ def _kind_of_server() -> str:
     if chosen not in {None, "docker", "embedded"}:
         raise pytest.UsageError("RECON_TEST_POSTGRES is docker or embedded")
     if chosen is None:
-        chosen = "docker" if _docker_answers() else "embedded"
-    return {"docker": "testcontainers, postgres:17", "embedded": "embedded"}[chosen]
+        chosen = "docker" if _docker_has_postgres() else "embedded"
+    return {"docker": f"testcontainers, {IMAGE}", "embedded": "embedded"}[chosen]
 
 
 SERVER = pytest.StashKey[str]()
@@ -80,7 +93,7 @@ def _server(kind: str) -> Iterator[str]:
             warnings.simplefilter("ignore")  # the library's own deprecations
             from testcontainers.postgres import PostgresContainer
 
-            with PostgresContainer("postgres:17", driver=None) as container:
+            with PostgresContainer(IMAGE, driver=None) as container:
                 yield container.get_connection_url()
 
 

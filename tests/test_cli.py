@@ -160,11 +160,11 @@ VIOLATIONS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "an email in capitals": (
         [f"{PRIMARY} ('A', '1')"],
-        ["§2: the email of contact 1 is not in the form that requests are matched in"],
+        ["form: the email of contact 1 is not in the form that requests are matched in"],
     ),
     "a key that does not fit": (
         [f"{PRIMARY} ('a', '1')", "UPDATE contact SET phone_key = '2'"],
-        ["§2: the phone_key of contact 1 is not what its phone_number is matched by"],
+        ["form: the phone_key of contact 1 is not what its phone_number is matched by"],
     ),
     "a deleted row harms nobody": (
         [f"{PRIMARY} ('a', '1')", f"{PRIMARY} ('a', '2')", "UPDATE contact SET deleted_at = now() WHERE id = 2"],
