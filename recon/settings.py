@@ -60,7 +60,9 @@ class Settings(BaseSettings):
     writer_lane: bool = Field(True, description="Let writing transactions go one after another.")
 
     max_body: int = Field(65_536, ge=1024, description="Largest request body, in bytes.")
-    shutdown_timeout: float = Field(10, ge=0, description="Seconds that requests in flight have to finish on SIGTERM.")
+    shutdown_timeout: float = Field(
+        8, ge=0, description="Seconds that requests in flight have to finish on SIGTERM; container engines give ten."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug shows every request, info those that failed."
     )

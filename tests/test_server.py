@@ -246,8 +246,12 @@ def test_a_port_that_is_taken(start_recon: StartRecon, database_url: str) -> Non
 async def test_several_workers_share_a_port_and_their_metrics(start_recon: StartRecon, database_url: str) -> None:
     """With --workers 2 every answer agrees, /metrics sums over both, and a worker that dies is replaced."""
     process = start_recon("--database-url", database_url, "--workers", "2")
+
+    async def both_run() -> bool:
+        return len(_children(process.popen.pid)) == 2
+
+    await until(both_run, "two workers")
     children = _children(process.popen.pid)
-    assert len(children) == 2
     for n in range(40):  # each on a connection of its own, so that both workers get some
         await identify(process.url, {"email": f"{n}@hillvalley.edu"})
     async with aiohttp.ClientSession() as session, session.get(f"{process.url}/metrics") as response:
@@ -264,6 +268,7 @@ async def test_several_workers_share_a_port_and_their_metrics(start_recon: Start
     for n in range(10):
         assert (await identify(process.url, {"email": f"{n}@hillvalley.edu"}))["primaryContactId"] == n + 1
     assert process.stop() == 0
+    assert process.events()  # gunicorn's lines are in the same format
 
 
 def _children(pid: int) -> list[int]:
@@ -325,3 +330,45 @@ def test_the_database_url_is_shown_without_its_secrets(tmp_path: Path) -> None:
     assert "waiting for it" in process.log
     assert "hunter2" not in process.log
     assert "shop" not in process.log
+
+
+def test_a_stop_while_starting(tmp_path: Path) -> None:
+    """SIGTERM at any moment of the start, that of initdb included, ends recon and leaves nothing half done."""
+    data_dir = tmp_path / "data"
+    for seconds in (0.3, 0.6, 0.9, 1.2):
+        process = Process(["--data-dir", str(data_dir)], tmp_path / "log")
+        time.sleep(seconds)  # whatever it is doing by then: every moment must do
+        assert process.stop() in {0, 143, -signal.SIGTERM}
+        assert not (data_dir / "postgresql" / "postmaster.pid").exists()
+    last = Process(["--data-dir", str(data_dir)], tmp_path / "log")
+    last.wait_until_ready()
+    assert last.stop() == 0
+
+
+@pytest.mark.parametrize("content", ["1\n", "", "rubbish\n", f"{os.getpid()}\n/somewhere\n1\n5432\n\n\n\nready\n"])
+def test_a_stale_pid_file(content: str, start_recon: StartRecon, tmp_path: Path) -> None:
+    """After a crash the pid file of the embedded PostgreSQL may be cut off, or name somebody else's process."""
+    data_dir = tmp_path / "data"
+    assert start_recon("--data-dir", str(data_dir)).stop() == 0
+    (data_dir / "postgresql" / "postmaster.pid").write_text(content)
+
+    process = start_recon("--data-dir", str(data_dir))
+
+    assert process.stop() == 0
+
+
+def test_a_data_folder_of_another_container(start_recon: StartRecon, tmp_path: Path) -> None:
+    """Two servers on the same files would destroy them: the second recon is told to go away."""
+    process = start_recon("--data-dir", str(tmp_path / "data"))
+    in_use = tmp_path / "data" / "in-use"
+    here = in_use.read_text()
+    in_use.write_text("elsewhere 4026531836")
+
+    done = recon("check", "--data-dir", str(tmp_path / "data"))
+
+    assert done.returncode == 1
+    assert "in use by a recon in another container" in done.stderr
+    assert "Traceback" not in done.stderr
+    in_use.write_text(here)
+    assert recon("check", "--data-dir", str(tmp_path / "data")).returncode == 0
+    assert process.stop() == 0

@@ -1,0 +1,40 @@
+# The image of recon: `make docker`, or `docker build --tag recon .`
+# Without DATABASE_URL it runs its own PostgreSQL, whose data is in /data:
+#   docker run --volume recon:/data --publish 127.0.0.1:8000:8000 recon
+
+FROM python:3.13-slim AS builder
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# No pip in the environment: nothing is installed where it runs.
+RUN python -m venv --without-pip /opt/recon
+WORKDIR /src
+# The dependencies first: they take most of the time and seldom change.
+COPY requirements.txt ./
+RUN pip --python /opt/recon/bin/python install --require-hashes --requirement requirements.txt
+COPY pyproject.toml README.md LICENSE schema.sql ./
+COPY recon recon
+RUN pip --python /opt/recon/bin/python install --no-deps --no-build-isolation .
+
+FROM python:3.13-slim
+LABEL org.opencontainers.image.title="recon" \
+      org.opencontainers.image.description="Tells a shop which of its customers are the same person." \
+      org.opencontainers.image.licenses="MIT"
+# PostgreSQL refuses to run as root. Fixed numbers, since volumes and `runAsNonRoot` go by them.
+RUN groupadd --gid 10001 recon \
+    && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin recon \
+    && install --directory --owner=10001 --group=10001 --mode=700 /data
+COPY --from=builder /opt/recon /opt/recon
+# 0.0.0.0 is the container's own network; --publish says who else may reach it.
+ENV PATH=/opt/recon/bin:$PATH RECON_HOST=0.0.0.0 RECON_DATA_DIR=/data
+USER 10001:10001
+WORKDIR /data
+# No VOLUME: it would leave a nameless one behind for each container that has its DATABASE_URL elsewhere.
+EXPOSE 8000
+# By itself, not through a proxy that the environment may name. The start may take an initdb or a recovery.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD ["python", "-c", "\
+import os, urllib.request as r; \
+port = os.getenv('RECON_PORT') or os.getenv('PORT') or 8000; \
+r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{port}/healthz', timeout=2)"]
+STOPSIGNAL SIGTERM
+# The exec form, so that signals reach recon and not a shell.
+ENTRYPOINT ["recon"]
+CMD ["serve"]
