@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from recon import middleware, openapi, ops
-from recon.coalesce import Coalescer
+from recon.coalesce import coalesced
 from recon.database import Database
 from recon.identify import Identify
 from recon.routes import identify_handler
@@ -28,7 +28,7 @@ def create_app(settings: Settings) -> web.Application:
         writer_lane=settings.writer_lane,
     )
     identify = Identify(database)
-    one = Coalescer(identify, settings.queue_limit).one if settings.coalesce else identify.one
+    one = coalesced(identify, settings.queue_limit) if settings.coalesce else identify.one
 
     app = web.Application(middlewares=[middleware.around], client_max_size=settings.max_body)
     app[DATABASE] = database

@@ -29,26 +29,38 @@ class Lane(Generic[Item, Result]):
     Parameters
     ----------
     name : what its metrics are labelled with.
-    work : results for a batch, in its order.
+    work : results for a batch, in its order; None for an item that is to go on to `rest`.
     limit : how many may wait; more get Overloaded.
+    rest : the lane for what this one has no result for.
     """
 
-    def __init__(self, name: str, work: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], limit: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Sequence[Item]], Awaitable[Sequence[Result | None]]],
+        limit: int,
+        rest: "Lane[Item, Result] | None" = None,
+    ) -> None:
         self._work = work
         self._limit = limit
+        self._rest = rest
         self._waiting: deque[Waiting[Item, Result]] = deque()
         self._running: asyncio.Task[None] | None = None
         self._backlog = metrics.WAITING.labels(name)
 
-    def submit(self, item: Item) -> "asyncio.Future[Result]":
+    def submit(self, item: Item) -> asyncio.Future[Result]:
         """A future of the item's result. Cancelling it harms no one else in the batch."""
-        if len(self._waiting) >= self._limit:
-            raise Overloaded
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self._enqueue((item, future))
+        return future
+
+    def _enqueue(self, entry: Waiting[Item, Result]) -> None:
+        if len(self._waiting) >= self._limit:
+            entry[1].set_exception(Overloaded())
+            return
+        self._waiting.append(entry)
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        return future
 
     async def _run(self) -> None:
         try:
@@ -61,7 +73,7 @@ class Lane(Generic[Item, Result]):
             self._running = None
 
     async def _settle(self, batch: Sequence[Waiting[Item, Result]]) -> None:
-        """Give each entry its result, or the error that is its own."""
+        """Give each entry its result, or the error that is its own, or hand it on."""
         if not batch:
             return
         try:
@@ -73,9 +85,13 @@ class Lane(Generic[Item, Result]):
                         future.set_exception(error)
                 return
         else:
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            for entry, result in zip(batch, results, strict=True):
+                if entry[1].done():
+                    continue
+                if result is None and self._rest is not None:
+                    self._rest._enqueue(entry)  # noqa: SLF001 (a lane too)
+                else:
+                    entry[1].set_result(result)  # type: ignore[arg-type]
             return
         # One request spoils it for all. The transaction is undone, so halves can be tried: in the end the
         # bad one fails alone. (When the database is away nobody is to blame, and trying is no use.)
@@ -84,14 +100,7 @@ class Lane(Generic[Item, Result]):
         await self._settle(batch[middle:])
 
 
-class Coalescer:
-    """Answers requests one at a time by sharing transactions: a read batch, and for the rest a write batch."""
-
-    def __init__(self, identify: Identify, limit: int) -> None:
-        self._reads: Lane[Identifiers, Answer | None] = Lane("read", identify.read, limit)
-        self._writes: Lane[Identifiers, Answer] = Lane("write", identify.write, limit)
-
-    async def one(self, request: Identifiers) -> Answer:
-        """The answer to one request."""
-        known = await self._reads.submit(request)
-        return known if known is not None else await self._writes.submit(request)
+def coalesced(identify: Identify, limit: int) -> Callable[[Identifiers], asyncio.Future[Answer]]:
+    """A function that answers one request by sharing transactions: a read batch, and for the rest a write batch."""
+    writes: Lane[Identifiers, Answer] = Lane("write", identify.write, limit)
+    return Lane("read", identify.read, limit, rest=writes).submit

@@ -14,7 +14,7 @@ from recon import metrics
 from recon.errors import OutcomeUnknown, RetriesExhausted, SchemaMismatch, Unavailable
 
 T = TypeVar("T")
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Work: TypeAlias = Callable[[Connection], Awaitable[T]]
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ _UNAVAILABLE = ("08", "28", "3D", "53", "55", "57", "58", "25006")
 
 
 class Database:
-    """A pool of connections to one database that holds, or is given, recon's schema.
+    """Connections to one database that holds, or is given, recon's schema.
 
     Parameters
     ----------
@@ -81,7 +81,8 @@ class Database:
             # In the same message as BEGIN and before any snapshot: who waited here sees what the one
             # before it wrote. A lock taken by a later statement would come too late for that.
             self._begin += "; LOCK TABLE writer_lane IN EXCLUSIVE MODE"
-        self._pool_size = pool_size
+        self._slots = asyncio.Semaphore(pool_size)
+        self._idle: list[Connection] = []  # the last one used is the next to be used
         self._statement_timeout = statement_timeout
         self._session = SESSION | {
             "default_transaction_isolation": isolation.lower(),
@@ -97,37 +98,29 @@ class Database:
 
         Raises SchemaMismatch when it is there and cannot be served.
         """
-        async with asyncpg.create_pool(
-            self._url,
-            min_size=0,
-            max_size=self._pool_size,
-            timeout=CONNECT_TIMEOUT,
-            command_timeout=self._statement_timeout + CONNECT_TIMEOUT,  # for a server that no longer answers at all
-            reset=_leave_as_is,
-            server_settings=self._session,
-        ) as self._pool:
-            waiting: asyncio.Task[None] | None = None
-            try:
-                await self._prepare()
-            except Unavailable:
-                log.warning("the database cannot be reached; waiting for it")
-                waiting = asyncio.create_task(self._wait_until_prepared())
-            try:
-                yield self
-            finally:
-                if waiting is not None:
-                    waiting.cancel()
-                self._ready = False
+        waiting: asyncio.Task[None] | None = None
+        try:
+            await self._prepare()
+        except Unavailable:
+            log.warning("the database cannot be reached; waiting for it")
+            waiting = asyncio.create_task(self._wait_until_prepared())
+        try:
+            yield self
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+            self._ready = False
+            while self._idle:
+                await self._close(self._idle.pop())
 
     async def check(self) -> None:
         """Raise Unavailable unless the database answers and has the schema."""
         if not self._ready:
             raise Unavailable(self._why_not_ready)
-        async with self._connection() as connection:
-            try:
-                await require_schema(connection)
-            except SchemaMismatch as error:
-                raise Unavailable(str(error)) from None
+        try:
+            await self._on_connection(require_schema)
+        except SchemaMismatch as error:
+            raise Unavailable(str(error)) from None
 
     async def snapshot(self, step: str, work: Work[T]) -> T:
         """Run `work`, a single statement that only reads, as its own serializable transaction.
@@ -135,12 +128,7 @@ class Database:
         No BEGIN and no COMMIT: the session's default isolation does it, in one round trip. `work` may
         run more than once.
         """
-
-        async def attempt() -> T:
-            async with self._connection() as connection:
-                return await work(connection)
-
-        return await self._until_serial(step, attempt)
+        return await self._until_serial(step, work)
 
     async def serializable(self, step: str, work: Work[T]) -> T:
         """Run `work` in a serializable transaction, COMMIT included, until it meets no other.
@@ -150,51 +138,78 @@ class Database:
         OutcomeUnknown when the database was lost during COMMIT, Unavailable when it was before.
         """
 
-        async def attempt() -> T:
-            async with self._connection() as connection:
-                await connection.execute(self._begin)
-                try:
-                    result = await work(connection)
-                except BaseException:
-                    if not connection.is_closed():
-                        await connection.execute("ROLLBACK")
-                    raise
-                await _commit(connection)
-                return result
+        async def transaction(connection: Connection) -> T:
+            await connection.execute(self._begin)
+            try:
+                result = await work(connection)
+            except BaseException:
+                if not connection.is_closed():
+                    await connection.execute("ROLLBACK")
+                raise
+            await _commit(connection)
+            return result
 
-        return await self._until_serial(step, attempt)
+        return await self._until_serial(step, transaction)
 
-    async def _until_serial(self, step: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _until_serial(self, step: str, transaction: Work[T]) -> T:
         if not self._ready:
             raise Unavailable(self._why_not_ready)
         for tries in range(self._retry_limit):
             try:
-                with _unavailability():
-                    result = await attempt()
+                result = await self._on_connection(transaction)
             except asyncpg.PostgresError as error:
                 reason = _RETRIED.get(error.sqlstate or "")
                 if reason is None:
-                    metrics.TRANSACTIONS.labels(step, "failed").inc()
+                    metrics.count_transaction(step, "failed")
                     raise
                 metrics.RETRIES.labels(step, reason).inc()
             except BaseException:
-                metrics.TRANSACTIONS.labels(step, "failed").inc()
+                metrics.count_transaction(step, "failed")
                 raise
             else:
-                metrics.TRANSACTIONS.labels(step, "committed").inc()
+                metrics.count_transaction(step, "committed")
                 return result
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 10))
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 (jitter, not a secret)
-        metrics.TRANSACTIONS.labels(step, "failed").inc()
+        metrics.count_transaction(step, "failed")
         raise RetriesExhausted
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        with _unavailability():
-            async with self._pool.acquire() as connection:
-                metrics.POOL_SIZE.set(self._pool.get_size())
-                with metrics.POOL_USED.track_inprogress():
-                    yield connection
+    async def _on_connection(self, work: Work[T]) -> T:
+        """Run `work` on a connection that is nobody else's meanwhile.
+
+        Not asyncpg's pool: that resets a connection in a task of its own whenever it is handed back, and
+        under load a task is a turn of the event loop, for which each batch would have to wait. recon
+        leaves nothing behind in a session that would need resetting.
+        """
+        async with self._slots:
+            with _unavailability():
+                connection = self._idle.pop() if self._idle else await self._connect()
+                metrics.POOL_USED.inc()
+                try:
+                    return await work(connection)
+                finally:
+                    metrics.POOL_USED.dec()
+                    if connection.is_closed() or connection.is_in_transaction():
+                        await self._close(connection)
+                    else:
+                        self._idle.append(connection)
+
+    async def _connect(self) -> Connection:
+        connection = await asyncpg.connect(
+            self._url,
+            timeout=CONNECT_TIMEOUT,
+            command_timeout=self._statement_timeout + CONNECT_TIMEOUT,  # for a server that no longer answers at all
+            server_settings=self._session,
+        )
+        metrics.POOL_SIZE.inc()
+        return connection
+
+    async def _close(self, connection: Connection) -> None:
+        metrics.POOL_SIZE.dec()
+        try:
+            await connection.close(timeout=CONNECT_TIMEOUT)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connection.terminate()
 
     async def _prepare(self) -> None:
         await apply_schema_to(self._url)
@@ -232,7 +247,7 @@ _CREATION_TRIES = 20
 
 
 @asynccontextmanager
-async def connected(url: str) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+async def connected(url: str) -> AsyncIterator[Connection]:
     """A connection outside the pool, for what is not part of a request. Raises Unavailable."""
     with _unavailability():
         connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT)
@@ -301,10 +316,6 @@ async def _commit(connection: Connection) -> None:
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise OutcomeUnknown from error
-
-
-async def _leave_as_is(_: Connection) -> None:
-    """Hand a connection back without a round trip: recon leaves nothing behind in a session."""
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The story of a batch, top to bottom: read what is known, write the rest, answer each."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from pydantic_core import to_json
@@ -29,7 +30,7 @@ class Identify:
 
     async def read(self, batch: Sequence[Identifiers]) -> list[Answer | None]:
         """Answer the requests that would change nothing; None stands for the others."""
-        metrics.BATCH_SIZE.labels("read").observe(len(batch))
+        metrics.count_batch("read", len(batch))
 
         async def work(connection: Connection) -> Clusters:
             return Clusters(await store.fetch_clusters(connection, batch))
@@ -40,7 +41,7 @@ class Identify:
 
     async def write(self, batch: Sequence[Identifiers]) -> list[Answer]:
         """File the requests, in order, in one transaction, and answer them."""
-        metrics.BATCH_SIZE.labels("write").observe(len(batch))
+        metrics.count_batch("write", len(batch))
 
         async def work(connection: Connection) -> Plan:
             plan = decide(batch, Clusters(await store.lock_clusters(connection, batch)))
@@ -65,10 +66,7 @@ def _answer_once(cluster: Cluster | None, answers: dict[Cluster, Answer]) -> Ans
 
 
 def _count(plan: Plan) -> None:
-    for decision in plan.decisions:
-        if decision.reason is Reason.CREATED:
-            metrics.CONTACTS.labels("primary").inc()
-        elif decision.reason is Reason.EXTENDED:
-            metrics.CONTACTS.labels("secondary").inc()
-        elif decision.reason is Reason.MERGED:
-            metrics.MERGES.inc()
+    reasons = Counter(decision.reason for decision in plan.decisions)
+    metrics.count_contacts("primary", reasons[Reason.CREATED])
+    metrics.count_contacts("secondary", reasons[Reason.EXTENDED])
+    metrics.MERGES.inc(reasons[Reason.MERGED])

@@ -25,14 +25,6 @@ class Contact:
     phone_key: str | None
 
 
-def _email(value: str | None) -> str | None:
-    return None if value is None else normal_email(value)
-
-
-def _phone(value: str | int | None) -> str | None:
-    return None if value is None else normal_phone(value)
-
-
 class IdentifyRequest(BaseModel):
     """What a shop has just learnt: an email, a phone number, or both. At least one must be given."""
 
@@ -46,12 +38,12 @@ class IdentifyRequest(BaseModel):
         },
     )
 
-    email: Annotated[str | None, AfterValidator(_email)] = Field(
+    email: Annotated[str, AfterValidator(normal_email)] | None = Field(
         default=None,
         description="An email address. Trimmed and lower-cased; blank and null mean absent.",
         json_schema_extra={"maxLength": MAX_EMAIL},
     )
-    phoneNumber: Annotated[str | Annotated[int, Field(ge=0)] | None, AfterValidator(_phone)] = Field(
+    phoneNumber: Annotated[str | Annotated[int, Field(ge=0)], AfterValidator(normal_phone)] | None = Field(
         default=None,
         description=(
             "A phone number, as text or as a whole number. Numbers that differ only in spaces and "

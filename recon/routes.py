@@ -29,7 +29,11 @@ def identify_handler(
     async def handler(request: web.Request) -> web.Response:
         """File an email, a phone number, or both, and answer with the whole identity."""
         _require_json(request)
-        said = parse(await _body(request))
+        try:
+            body = await request.read()
+        except web.RequestPayloadError:
+            raise web.HTTPBadRequest(text="The body is not encoded as its headers say.") from None
+        said = parse(body)
         if settings.strict:
             _check_syntax(said, settings.default_region)
         phone = None if said.phoneNumber is None else str(said.phoneNumber)
@@ -37,13 +41,6 @@ def identify_handler(
         return web.Response(body=answer, headers=CIMultiDict(_HEADERS))
 
     return handler
-
-
-async def _body(request: web.Request) -> bytes:
-    try:
-        return await request.read()
-    except web.RequestPayloadError:
-        raise web.HTTPBadRequest(text="The body is not encoded as its headers say.") from None
 
 
 def parse(body: bytes) -> IdentifyRequest:

@@ -7,7 +7,7 @@ import pytest
 from conftest import execute
 
 from recon import coalesce
-from recon.coalesce import Coalescer, Lane
+from recon.coalesce import Lane, coalesced
 from recon.database import Database
 from recon.errors import Overloaded, Unavailable
 from recon.identifiers import Identifiers
@@ -139,7 +139,7 @@ async def test_the_queue_is_bounded() -> None:
     accepted += [lane.submit(2), lane.submit(3)]
 
     with pytest.raises(Overloaded):
-        lane.submit(4)
+        await lane.submit(4)
 
     gate.open.set()
     assert await asyncio.gather(*accepted) == [-1, -2, -3]
@@ -158,7 +158,7 @@ async def test_concurrent_requests_share_transactions(database_url: str) -> None
             return await write(batch)
 
         identify.write = counted  # type: ignore[method-assign]
-        one = Coalescer(identify, limit=1000).one
+        one = coalesced(identify, limit=1000)
 
         answers = await asyncio.gather(*(one(Identifiers(f"e{n}", str(n), str(n))) for n in range(100)))
 
@@ -177,7 +177,7 @@ async def test_a_request_that_the_database_refuses_fails_alone(database_url: str
     """On PostgreSQL: a batch with one request that cannot be written is written but for that one."""
     await execute(database_url, REFUSE_THIRTEEN)
     async with Database(database_url).opened() as database:
-        one = Coalescer(Identify(database), limit=1000).one
+        one = coalesced(Identify(database), limit=1000)
 
         outcomes = await asyncio.gather(
             *(one(Identifiers(f"e{n}", str(n), str(n))) for n in range(30)), return_exceptions=True

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import Model, Said
 
-from recon.coalesce import Coalescer
+from recon.coalesce import coalesced
 from recon.database import Database
 from recon.identifiers import Identifiers
 from recon.identify import Identify
@@ -89,7 +89,7 @@ def test_the_database_agrees_with_the_model(form: str, database_url: str) -> Non
         model = Model()
         async with Database(database_url).opened() as database:
             identify = Identify(database)
-            one = Coalescer(identify, limit=100).one if form == "coalesced" else identify.one
+            one = coalesced(identify, limit=100) if form == "coalesced" else identify.one
             for batch in batches:
                 requests = [identifiers(said) for said in batch]
                 if form == "batches":
