@@ -34,8 +34,8 @@ async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer every request, whatever happens, and leave a trace of it."""
     response: web.StreamResponse
     started = time.perf_counter()
-    request_id = request.headers.get(REQUEST_ID, "")
-    if not _REQUEST_ID.fullmatch(request_id):
+    request_id = request.headers.get(REQUEST_ID)
+    if request_id is None or not _REQUEST_ID.fullmatch(request_id):
         request_id = f"{random.getrandbits(128):032x}"
     try:
         response = await handler(request)

@@ -39,7 +39,9 @@ class Cluster:
     def __init__(self, root: int | None, contacts: list[Contact]) -> None:
         self.root = root
         self.contacts = contacts
-        self.primary = next((c for c in contacts if c.linked_id is None), contacts[0])
+        self.primary = contacts[0]
+        if self.primary.linked_id is not None:
+            self.primary = next((contact for contact in contacts if contact.linked_id is None), contacts[0])
         self.absorbed_by: Cluster | None = None
         self.settled = self.primary.id == root
 
@@ -202,7 +204,7 @@ def consolidate(primary: Contact, contacts: Iterable[Contact]) -> Identity:
         emails[primary.email] = None
     if primary.phone_key is not None and primary.phone_number is not None:
         phones[primary.phone_key] = primary.phone_number
-    secondaries = []
+    ids = [primary.id]
     for contact in contacts:
         if contact is primary:
             continue
@@ -210,14 +212,14 @@ def consolidate(primary: Contact, contacts: Iterable[Contact]) -> Identity:
             emails.setdefault(contact.email)
         if contact.phone_key is not None and contact.phone_number is not None:
             phones.setdefault(contact.phone_key, contact.phone_number)
-        secondaries.append(_id(contact))
-    primary_id = _id(primary)
+        ids.append(contact.id)
+    primary_id, *secondary_ids = _assigned(ids)
     return {
         "primaryContactId": primary_id,
         "primaryContatctId": primary_id,
         "emails": list(emails),
         "phoneNumbers": list(phones.values()),
-        "secondaryContactIds": secondaries,
+        "secondaryContactIds": secondary_ids,
     }
 
 
@@ -225,7 +227,7 @@ def _contact(age: int, said: Identifiers) -> Contact:
     return Contact(age, None, None, said.email, said.phone, said.phone_key)
 
 
-def _id(contact: Contact) -> int:
-    if contact.id is None:
+def _assigned(ids: list[int | None]) -> list[int]:
+    if None in ids:
         raise ValueError("a contact has no id before it has been inserted")
-    return contact.id
+    return ids  # type: ignore[return-value]
