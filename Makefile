@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --require-hashes -r
 
-.PHONY: help run install test lint lock docker clean
+.PHONY: help run install test lint lock bench docker clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -28,6 +28,9 @@ lock: .venv/dev  ## Choose the newest versions of all dependencies and write the
 		--extra build --output-file requirements.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade --python-version 3.11 \
 		--extra build --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+
+bench: .venv/dev  ## Measure recon beside the raw database (an hour; needs wrk)
+	$(BIN)/python -m bench
 
 docker:  ## Build the image recon:latest
 	docker build --tag recon .

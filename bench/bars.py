@@ -1,0 +1,209 @@
+"""What the figures are held against: the bars, each met or not."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from bench.plan import FEW, MANY
+from bench.results import Results, Series
+
+RECON = ("recon", "recon-2", "plain")
+FIRST_MINUTE = 60  # seconds; a fifth of the time when the memory is watched for less than five minutes
+FLAT = 1.05  # the most that memory may grow after that, to count as flat
+MOST_MEMORY = 120  # MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar and what was measured.
+
+    Attributes
+    ----------
+    title : what is compared.
+    goal : how good it must be, in words.
+    values : one for each round, none when it was not measured.
+    figure : the one that counts.
+    met : whether it is good enough; None when it was not measured, or is only told.
+    """
+
+    title: str
+    goal: str
+    values: list[float]
+    figure: float | None
+    met: bool | None
+    remark: str = ""
+
+    @property
+    def spread(self) -> str:
+        """The least and the most over the rounds."""
+        return f"{_short(min(self.values))} to {_short(max(self.values))}" if self.values else ""
+
+    @property
+    def shown(self) -> str:
+        """The figure, to print."""
+        return "" if self.figure is None else _short(self.figure)
+
+    @property
+    def verdict(self) -> str:
+        """Met, not met, or not measured."""
+        if self.figure is None:
+            return "not measured"
+        return {True: "met", False: "**not met**", None: "(no bar)"}[self.met]
+
+
+Value = Callable[["Round"], float | None]
+
+
+class Round:
+    """The series of one round, by name."""
+
+    def __init__(self, series: list[Series]) -> None:
+        self._series = {one.name: one for one in series}
+        self.all = series
+
+    def get(self, workload: str, system: str, connections: int) -> Series | None:
+        """One series, unless it was not measured or does not count."""
+        series = self._series.get(f"{workload}/{system}/{connections}")
+        return None if series is None or series.problems or not series.requests else series
+
+    def rate(self, workload: str, system: str, connections: int = FEW) -> float | None:
+        """Its requests a second."""
+        series = self.get(workload, system, connections)
+        return None if series is None else series.per_second
+
+
+def bars(results: Results) -> list[Bar]:
+    """All bars, in the order of the page."""
+    rounds = [
+        Round([series for series in results.series if series.round == number and series.workload != "memory"])
+        for number in range(1, results.rounds + 1)
+    ]
+
+    def at_least(title: str, goal: float, value: Value) -> Bar:
+        values, figure = _medians(rounds, value)
+        return Bar(title, f"≥ {goal:g}", values, figure, None if figure is None else figure >= goal)
+
+    def at_most(title: str, goal: float, value: Value) -> Bar:
+        values, figure = _medians(rounds, value)
+        return Bar(title, f"≤ {goal:g}", values, figure, None if figure is None else figure <= goal)
+
+    def worst(title: str, goal: float, value: Value) -> Bar:
+        """For what must not happen even once: not the median but the most."""
+        values = [found for one in rounds if (found := value(one)) is not None]
+        figure = max(values, default=None)
+        return Bar(title, f"≤ {goal:g}" if goal else "0", values, figure, None if figure is None else figure <= goal)
+
+    def told(title: str, value: Value) -> Bar:
+        """No bar, but worth knowing beside one."""
+        values, figure = _medians(rounds, value)
+        return Bar(title, "", values, figure, None)
+
+    workloads = ("new", "mix", "known", "known-1m", "hot")
+    return [
+        at_least("all new: recon ÷ its plain form", 5, _ratio(("new", "recon", FEW), ("new", "plain", FEW))),
+        at_least(
+            f"all new, {MANY} connections: recon ÷ pgbench with {MANY} clients",
+            1,
+            _ratio(("new", "recon", MANY), ("new", "pgbench", MANY)),
+        ),
+        told(
+            f"all new, {MANY} connections: recon ÷ pgbench with {FEW} clients",
+            _ratio(("new", "recon", MANY), ("new", "pgbench", FEW)),
+        ),
+        at_least(
+            "all known: recon ÷ the handler with no database",
+            0.8,
+            _ratio(("known", "recon", FEW), ("known", "handler", FEW)),
+        ),
+        at_least(
+            "mix: recon ÷ the handler with no database", 0.5, _ratio(("mix", "recon", FEW), ("mix", "handler", FEW))
+        ),
+        worst("retries a request, one process, the worst series", 0, _most_retries("recon")),
+        worst("retries a request, two processes, the worst series", 0.001, _most_retries("recon-2")),
+        worst("errors, wrong answers, violations, wrong counts of rows", 0, _faults),
+        *(at_most(f"p99 ÷ p50: {workload}", 3, _tail(workload)) for workload in workloads),
+        at_least(
+            "all known: a million contacts ÷ a thousand",
+            0.9,
+            _ratio(("known-1m", "recon", FEW), ("known", "recon", FEW)),
+        ),
+        at_least("hot ÷ all known", 0.95, _ratio(("hot", "recon", FEW), ("known", "recon", FEW))),
+        at_most("one client alone, known customer: p50 ÷ that of one indexed SELECT by asyncpg", 3, _alone),
+        *_memory(results),
+    ]
+
+
+def _medians(rounds: list[Round], value: Value) -> tuple[list[float], float | None]:
+    values = [found for one in rounds if (found := value(one)) is not None]
+    return values, median(values) if values else None
+
+
+def _ratio(top: tuple[str, str, int], bottom: tuple[str, str, int]) -> Value:
+    def value(one: Round) -> float | None:
+        above, below = one.rate(*top), one.rate(*bottom)
+        return above / below if above and below else None
+
+    return value
+
+
+def _most_retries(system: str) -> Value:
+    def value(one: Round) -> float | None:
+        retries = [series.retries for series in one.all if series.system == system and series.retries is not None]
+        return max(retries, default=None)
+
+    return value
+
+
+def _faults(one: Round) -> float | None:
+    ours = [series for series in one.all if series.system in RECON]
+    return sum(series.errors + len(series.problems) for series in ours) if ours else None
+
+
+def _tail(workload: str) -> Value:
+    def value(one: Round) -> float | None:
+        series = one.get(workload, "recon", FEW)
+        return None if series is None else series.p99_ms / series.p50_ms
+
+    return value
+
+
+def _alone(one: Round) -> float | None:
+    ours, raw = one.get("alone", "recon", 1), one.get("alone", "select", 1)
+    return ours.p50_ms / raw.p50_ms if ours and raw else None
+
+
+def memory_of(series: Series) -> tuple[float, float, float] | None:
+    """Memory in MiB after the first minute, at the end, and at most after the first minute."""
+    first = min(FIRST_MINUTE, len(series.rss_mib) // 5)
+    later = series.rss_mib[first:]
+    return (later[0], later[-1], max(later)) if later else None
+
+
+def _memory(results: Results) -> list[Bar]:
+    watched = next((series for series in results.series if series.workload == "memory"), None)
+    found = memory_of(watched) if watched else None
+    minutes = f"{watched.seconds / 60:.1f} minutes" if watched else "five minutes"
+    title = f"memory of one process, {MANY} connections, {minutes}"
+    if watched is None or found is None:
+        return [Bar(f"{title}: most ÷ after the first minute", f"≤ {FLAT:g}", [], None, None)]
+    early, late, most = found
+    remark = f"{early:.0f} MiB, at the end {late:.0f} MiB"
+    grown = most / early
+    faulty = bool(watched.problems or watched.errors)
+    return [
+        Bar(f"{title}: most ÷ after the first minute", f"≤ {FLAT:g}", [grown], grown, grown <= FLAT, remark),
+        Bar(f"{title}: MiB at most", f"≤ {MOST_MEMORY}", [most], most, most <= MOST_MEMORY),
+        Bar(
+            "errors, wrong answers, violations, wrong counts of rows meanwhile",
+            "0",
+            [float(watched.errors + len(watched.problems))],
+            float(watched.errors + len(watched.problems)),
+            not faulty,
+        ),
+    ]
+
+
+def _short(value: float) -> str:
+    if value >= 100:  # noqa: PLR2004 (three figures are enough)
+        return f"{value:,.0f}"
+    return f"{value:.4f}".rstrip("0").rstrip(".") if value < 0.01 else f"{value:.2f}"  # noqa: PLR2004

@@ -1,0 +1,149 @@
+"""The benchmark's own PostgreSQL: one server for the whole run, a database of known content for each series."""
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from bench import people
+from bench.systems import environment, recon_program
+from bench.watch import cpu_seconds
+from recon import localpg
+from recon.database import apply_schema
+
+DATABASE = "bench"
+CONNECTIONS = 300  # 256 clients of pgbench and some; the server's default is 100
+SEED_TIMEOUT = 600  # seconds that a million rows may take
+SHOWN = (  # what the result page says of the server
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "wal_sync_method",
+    "shared_buffers",
+    "max_connections",
+    "max_wal_size",
+    "checkpoint_timeout",
+    "autovacuum",
+    "data_checksums",
+)
+DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
+
+
+class NotDurable(Exception):
+    """The server would lose what it has acknowledged, so its figures would mean nothing."""
+
+
+class Postgres:
+    """The running server at `url`, as its superuser."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._templates: set[str] = set()
+        self.settings = asyncio.run(self._settings())
+        off = [name for name in DURABLE if self.settings[name] != "on"]
+        if off:
+            raise NotDurable(f"PostgreSQL runs with {', '.join(off)} off")
+        postmaster = Path(self.settings["data_directory"], "postmaster.pid")
+        self._pid = int(postmaster.read_text().splitlines()[0])
+
+    def url(self, database: str = DATABASE) -> str:
+        """The URL of one of its databases."""
+        return urlsplit(self._url)._replace(path=f"/{database}").geturl()
+
+    def cpu_seconds(self) -> float:
+        """CPU seconds that the server has used since it started, all its processes together."""
+        return cpu_seconds(self._pid)
+
+    def fresh(self, count: int, space: str = people.SEEDED) -> str:
+        """Make the database anew, with the schema and the first `count` people of `space`; its URL.
+
+        A copy of a template, so that each series finds the very same files. Making the copy is a
+        checkpoint too, so nobody pays for what was written before.
+        """
+        return asyncio.run(self._fresh(count, space))
+
+    async def _fresh(self, count: int, space: str) -> str:
+        template = f"seed_{space}_{count}"
+        connection = await asyncpg.connect(self._url)
+        try:
+            if template not in self._templates:
+                await connection.execute(f"CREATE DATABASE {template}")
+                await self._seed(template, count, space)
+                self._templates.add(template)
+            await connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+            await connection.execute(f"CREATE DATABASE {DATABASE} TEMPLATE {template} STRATEGY file_copy")
+        finally:
+            await connection.close()
+        return self.url()
+
+    async def _seed(self, template: str, count: int, space: str) -> None:
+        connection = await asyncpg.connect(self.url(template))
+        try:
+            await apply_schema(connection)
+            if not count:
+                return  # never analysed, as a new shop's is
+            # In the order of their numbers, so a person's number is the contact's id.
+            await connection.copy_records_to_table(
+                "contact",
+                columns=("email", "phone_number", "phone_key"),
+                records=(
+                    (people.email(space, number), people.phone(space, number), people.phone_key(space, number))
+                    for number in range(1, count + 1)
+                ),
+                timeout=SEED_TIMEOUT,
+            )
+            # What autovacuum does within a minute, so that it does not do so in the midst of a series.
+            await connection.execute("VACUUM ANALYZE", timeout=SEED_TIMEOUT)
+        finally:
+            await connection.close()
+
+    def counts(self) -> tuple[int, int]:
+        """Contacts and primaries in the database, once whoever still wrote has ended."""
+        return asyncio.run(self._counts())
+
+    async def _counts(self) -> tuple[int, int]:
+        connection = await asyncpg.connect(self.url())
+        try:
+            for _ in range(100):
+                others = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'"
+                if await connection.fetchval(others, DATABASE) == 1:
+                    break
+                await asyncio.sleep(0.1)
+            row = await connection.fetchrow(
+                "SELECT count(*), count(*) FILTER (WHERE link_precedence = 'primary') FROM contact"
+            )
+        finally:
+            await connection.close()
+        assert row is not None  # noqa: S101 (an aggregate is always one row)
+        return row[0], row[1]
+
+    async def _settings(self) -> dict[str, str]:
+        connection = await asyncpg.connect(self._url)
+        try:
+            names = (*SHOWN, "data_directory", "server_version")
+            return {name: await connection.fetchval(f"SHOW {name}") for name in names}
+        finally:
+            await connection.close()
+
+
+@contextmanager
+def running(data_dir: Path) -> Iterator[Postgres]:
+    """A server with its data in `data_dir`, with the package's defaults but for the number of connections."""
+    # Made and stopped once by a process of its own, since this one could not start it a second time.
+    made = subprocess.run(  # noqa: S603 (our own command)
+        [recon_program(), "schema", "--apply", "--data-dir", str(data_dir)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        raise RuntimeError(f"the embedded PostgreSQL did not start: {made.stderr.strip()}")
+    with (data_dir / "postgresql" / "postgresql.conf").open("a") as configuration:
+        configuration.write(f"max_connections = {CONNECTIONS}\n")
+    with localpg.running(data_dir) as url:
+        yield Postgres(url)

