@@ -101,8 +101,9 @@ class Database:
         waiting: asyncio.Task[None] | None = None
         try:
             await self._prepare()
-        except Unavailable:
-            log.warning("the database cannot be reached; waiting for it")
+        except Unavailable as error:
+            why = type(error.__cause__).__name__  # not its text, which may have a user's name in it
+            log.warning("the database cannot be reached (%s); waiting for it", why)
             waiting = asyncio.create_task(self._wait_until_prepared())
         try:
             yield self
@@ -183,7 +184,7 @@ class Database:
         """
         async with self._slots:
             with _unavailability():
-                connection = self._idle.pop() if self._idle else await self._connect()
+                connection = self._idle_one() or await self._connect()
                 metrics.POOL_USED.inc()
                 try:
                     return await work(connection)
@@ -193,6 +194,14 @@ class Database:
                         await self._close(connection)
                     else:
                         self._idle.append(connection)
+
+    def _idle_one(self) -> "Connection | None":
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():  # as all are after the database was restarted
+                return connection
+            metrics.POOL_SIZE.dec()
+        return None
 
     async def _connect(self) -> Connection:
         connection = await asyncpg.connect(

@@ -144,6 +144,23 @@ async def test_completion_unknown_is_not_retried(database: Database) -> None:
         await database.serializable("test", unknown)
 
 
+async def test_connections_that_were_lost_meanwhile_are_not_used(database_url: str) -> None:
+    """After the database has dropped all idle connections, the very next requests work."""
+    async with Database(database_url, writer_lane=False).opened() as database:
+        everyone_has_one = asyncio.Barrier(4)
+
+        async def wait_for_all(connection: Connection) -> int:
+            await everyone_has_one.wait()
+            return connection.get_server_pid()
+
+        pids = await asyncio.gather(*(database.snapshot("test", wait_for_all) for _ in range(4)))
+        for pid in pids:
+            await execute(database_url, f"SELECT pg_terminate_backend({pid}, 5000)")
+
+        for _ in range(4):
+            await database.serializable("test", lambda connection: connection.execute("SELECT 1"))
+
+
 async def test_a_statement_that_hangs_is_ended(database_url: str) -> None:
     """A statement may take only so long, waiting for a lock included."""
     async with Database(database_url, statement_timeout=0.2).opened() as database:

@@ -328,6 +328,7 @@ def test_the_database_url_is_shown_without_its_secrets(tmp_path: Path) -> None:
     process.stop()
 
     assert "waiting for it" in process.log
+    assert "ConnectionRefusedError" in process.log
     assert "hunter2" not in process.log
     assert "shop" not in process.log
 
