@@ -274,8 +274,8 @@ LINKS = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "statement"), LINKS, ids=[rule for rule, _ in LINKS])
-async def test_the_schema_refuses(rule: str, statement: str, database_url: str) -> None:
+@pytest.mark.parametrize("statement", [pytest.param(statement, id=rule) for rule, statement in LINKS])
+async def test_the_schema_refuses(statement: str, database_url: str) -> None:
     """What the schema can refuse by itself, it does, whoever writes."""
     await execute(
         database_url,
@@ -286,8 +286,6 @@ async def test_the_schema_refuses(rule: str, statement: str, database_url: str) 
 
     with pytest.raises(asyncpg.IntegrityConstraintViolationError):
         await execute(database_url, statement)
-
-    assert rule
 
 
 async def test_no_row_is_dated_before_what_it_was_decided_upon(database_url: str) -> None:
