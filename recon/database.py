@@ -281,7 +281,7 @@ async def apply_schema_to(url: str) -> bool:
 
 
 async def apply_schema(connection: Connection) -> bool:
-    """Give the database the schema unless it has it; True when it was missing.
+    """Give the database the schema unless it has it; True when it was missing at first look.
 
     Safe when several do so at once. Raises SchemaMismatch, with what to do, when the database is too
     old, not in UTF-8, or has another schema than this version's.
