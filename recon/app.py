@@ -30,14 +30,19 @@ def create_app(settings: Settings) -> web.Application:
     identify = Identify(database)
     one = coalesced(identify, settings.queue_limit) if settings.coalesce else identify.one
 
-    app = web.Application(middlewares=[middleware.around], client_max_size=settings.max_body)
+    routes = [
+        web.post("/identify", identify_handler(one, settings)),
+        web.get("/healthz", ops.healthz),
+        web.get("/readyz", ops.readyz_handler(database)),
+        web.get("/metrics", ops.metrics),
+        *openapi.routes(),
+    ]
+
+    app = web.Application(client_max_size=settings.max_body)
     app[DATABASE] = database
     app.cleanup_ctx.append(_database)
-    app.router.add_post("/identify", identify_handler(one, settings), expect_handler=middleware.expectation)
-    app.router.add_get("/healthz", ops.healthz)
-    app.router.add_get("/readyz", ops.readyz_handler(database))
-    app.router.add_get("/metrics", ops.metrics)
-    app.router.add_routes(openapi.routes())
+    app.on_response_prepare.append(middleware.sign)
+    app.add_routes(middleware.routed(routes))
     return app
 
 

@@ -4,29 +4,28 @@ import json
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from multidict import CIMultiDict
 from pydantic import ValidationError
 
 from recon.errors import FieldError, InvalidRequest
 from recon.identifiers import Identifiers, check_email_syntax, check_phone_syntax, plain_key, regional_key
 from recon.identify import Answer
 from recon.models import IdentifyRequest
+from recon.response import JsonResponse
 from recon.settings import Settings
 
 _EXPECTED = {"email": "must be a string or null", "phoneNumber": "must be a string, a whole number or null"}
 _JSON = "application/json"
-_HEADERS = CIMultiDict({"Content-Type": _JSON})
 _UTF_8 = {"utf-8", "utf8", "us-ascii"}
 _NOTHING_GIVEN = "must have an email or a phoneNumber"
 
 
 def identify_handler(
     identify: Callable[[Identifiers], Awaitable[Answer]], settings: Settings
-) -> Callable[[web.Request], Awaitable[web.Response]]:
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The handler that answers with what `identify` says of the request's identifiers."""
     phone_key = regional_key(settings.default_region) if settings.default_region else plain_key
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.StreamResponse:
         """File an email, a phone number, or both, and answer with the whole identity."""
         _require_json(request)
         try:
@@ -38,7 +37,7 @@ def identify_handler(
             _check_syntax(said, settings.default_region)
         phone = None if said.phoneNumber is None else str(said.phoneNumber)
         answer = await identify(Identifiers(said.email, phone, None if phone is None else phone_key(phone)))
-        return web.Response(body=answer, headers=CIMultiDict(_HEADERS))
+        return JsonResponse(answer)
 
     return handler
 

@@ -178,9 +178,10 @@ async def test_another_method(method: str, client: "TestClient[Any, Any]") -> No
         await _problem(response, 405)
 
 
-async def test_a_strange_expectation(client: "TestClient[Any, Any]") -> None:
-    """An Expect header that is not 100-continue is a 417."""
-    response = await client.post("/identify", json={"email": "a"}, headers={"Expect": "wonders"})
+@pytest.mark.parametrize(("method", "path"), [("POST", "/identify"), ("GET", "/healthz"), ("GET", "/nothing")])
+async def test_a_strange_expectation(method: str, path: str, client: "TestClient[Any, Any]") -> None:
+    """An Expect header that is not 100-continue is a 417, wherever it is sent."""
+    response = await client.request(method, path, json={"email": "a"}, headers={"Expect": "wonders"})
 
     assert response.status == 417
     assert response.content_type == "application/problem+json"
