@@ -7,6 +7,7 @@ themselves. No timer, nothing to tune.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from typing import Generic, TypeAlias, TypeVar
 
 from recon import metrics
@@ -24,28 +25,35 @@ MAX_BATCH = 512
 
 
 class Lane(Generic[Item, Result]):
-    """Runs `work` on batches, one at a time, of whatever was submitted meanwhile.
+    """Runs `work` on batches of whatever was submitted meanwhile.
 
     Parameters
     ----------
     name : what its metrics are labelled with.
-    work : results for a batch, in its order; None for an item that is to go on to `rest`.
+    work : results for a batch, in its order; None for an item that is to go on to `rest`. It is not given
+        the batch but a function that takes it from the queue, to be called when the work can begin;
+        called again, that gives the same batch.
     limit : how many may wait; more get Overloaded.
+    width : how many batches may be under way. At most one of them has yet to take its items.
     rest : the lane for what this one has no result for.
     """
 
     def __init__(
         self,
         name: str,
-        work: Callable[[Sequence[Item]], Awaitable[Sequence[Result | None]]],
+        work: Callable[[Callable[[], Sequence[Item]]], Awaitable[Sequence[Result | None]]],
         limit: int,
+        *,
+        width: int = 1,
         rest: "Lane[Item, Result] | None" = None,
     ) -> None:
         self._work = work
         self._limit = limit
+        self._width = width
         self._rest = rest
         self._waiting: deque[Waiting[Item, Result]] = deque()
-        self._running: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        self._taker = False  # whether one of them has yet to take what waits
         self._backlog = metrics.WAITING.labels(name)
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
@@ -59,33 +67,40 @@ class Lane(Generic[Item, Result]):
             entry[1].set_exception(Overloaded())
             return
         self._waiting.append(entry)
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
+        if not self._taker and len(self._running) < self._width:
+            self._taker = True
+            self._running.add(asyncio.create_task(self._run()))
 
     async def _run(self) -> None:
         try:
-            while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
-                self._backlog.set(len(self._waiting))
-                await self._settle([entry for entry in batch if not entry[1].done()])
+            while self._taker:
+                await self._settle(cache(self._take))
+                if self._taker:  # another one
+                    return
+                self._taker = bool(self._waiting)
         finally:
             # No await between the last look at the queue and this: a submit in between would never be woken.
-            self._running = None
+            self._running.remove(asyncio.current_task())  # type: ignore[arg-type]
 
-    async def _settle(self, batch: Sequence[Waiting[Item, Result]]) -> None:
-        """Give each entry its result, or the error that is its own, or hand it on."""
-        if not batch:
-            return
+    def _take(self) -> Sequence[Waiting[Item, Result]]:
+        self._taker = False
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+        self._backlog.set(len(self._waiting))
+        return [entry for entry in batch if not entry[1].done()]
+
+    async def _settle(self, take: Callable[[], Sequence[Waiting[Item, Result]]]) -> None:
+        """Give each entry of the batch its result, or the error that is its own, or hand it on."""
         try:
-            results = await self._work([item for item, _ in batch])
+            results = await self._work(lambda: [item for item, _ in take()])
         except Exception as error:  # noqa: BLE001 (whatever it is, it is some request's answer)
-            if len(batch) == 1 or isinstance(error, Unavailable):
+            batch = take()
+            if len(batch) <= 1 or isinstance(error, Unavailable):
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
                 return
         else:
-            for entry, result in zip(batch, results, strict=True):
+            for entry, result in zip(take(), results, strict=True):
                 if entry[1].done():
                     continue
                 if result is None and self._rest is not None:
@@ -96,11 +111,13 @@ class Lane(Generic[Item, Result]):
         # One request spoils it for all. The transaction is undone, so halves can be tried: in the end the
         # bad one fails alone. (When the database is away nobody is to blame, and trying is no use.)
         middle = len(batch) // 2
-        await self._settle(batch[:middle])
-        await self._settle(batch[middle:])
+        await self._settle(lambda: batch[:middle])
+        await self._settle(lambda: batch[middle:])
 
 
 def coalesced(identify: Identify, limit: int) -> Callable[[Identifiers], asyncio.Future[Answer]]:
     """A function that answers one request by sharing transactions: a read batch, and for the rest a write batch."""
-    writes: Lane[Identifiers, Answer] = Lane("write", identify.write, limit)
-    return Lane("read", identify.read, limit, rest=writes).submit
+    # Two write batches: one writes, and the next has its connection and stands in the queue for the writer
+    # lane, so that the lane is handed on inside the database and its requests are those of that moment.
+    writes: Lane[Identifiers, Answer] = Lane("write", identify.write, limit, width=2)
+    return Lane("read", lambda take: identify.read(take()), limit, rest=writes).submit

@@ -1,7 +1,7 @@
 """The story of a batch, top to bottom: read what is known, write the rest, answer each."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic_core import to_json
 
@@ -25,7 +25,7 @@ class Identify:
         [known] = await self.read([request])
         if known is not None:
             return known
-        [answer] = await self.write([request])
+        [answer] = await self.write(lambda: [request])
         return answer
 
     async def read(self, batch: Sequence[Identifiers]) -> list[Answer | None]:
@@ -39,19 +39,22 @@ class Identify:
         answers: dict[Cluster, Answer] = {}
         return [_answer_once(clusters.knowing(request), answers) for request in batch]
 
-    async def write(self, batch: Sequence[Identifiers]) -> list[Answer]:
-        """File the requests, in order, in one transaction, and answer them."""
-        metrics.count_batch("write", len(batch))
+    async def write(self, take: Callable[[], Sequence[Identifiers]]) -> list[Answer]:
+        """File the requests, in order, in one transaction, and answer them.
+
+        `take` gives them, when the transaction has its place in the writer lane; asked again (a
+        transaction may run more than once), it must give the same.
+        """
 
         async def work(connection: Connection) -> Plan:
+            batch = take()
             plan = decide(batch, Clusters(await store.lock_clusters(connection, batch)))
-            if plan.inserts:
-                await store.insert_contacts(connection, plan.inserts, plan.newest)
-            if plan.relinks:
-                await store.relink_clusters(connection, plan.relinks)
+            if plan.inserts or plan.relinks:
+                await store.change_contacts(connection, plan.inserts, plan.newest, plan.relinks)
             return plan
 
         plan = await self._database.serializable("write", work)
+        metrics.count_batch("write", len(plan.decisions))
         _count(plan)
         return [to_json(IdentifyResponse(contact=decision.identity())) for decision in plan.decisions]
 

@@ -64,10 +64,18 @@ async def _contacts(connection: Connection, statement: str, batch: Sequence[Iden
     return [Contact(age, *row) for age, row in enumerate(rows)]
 
 
-# The new contacts of a batch. A secondary's primary may be a row of the same statement ($5: its
-# place there, from 1), so ids are drawn first. No row is dated before the newest that it was decided
-# upon ($6): clocks get set back, and a standby's may be behind, but the primary must stay the oldest.
-INSERT_CONTACTS = """
+# All that a batch changes. First its new contacts: a secondary's primary may be a row of the same statement
+# ($5: its place there, from 1), so ids are drawn beforehand. No row is dated before the newest that it was
+# decided upon ($6): clocks get set back, and a standby's may be behind, but the primary must stay the oldest.
+# Then its merges: every row of the cluster at a root ($7), dead ones too, points at that root's new primary
+# ($8) from now on, which may be one of those rows, when the old primary is gone.
+_LINK = """
+        (linked_id, link_precedence, updated_at) = (
+            SELECT nullif(primary_id, contact.id),
+                CASE primary_id WHEN contact.id THEN 'primary' ELSE 'secondary' END, statement_timestamp()
+            FROM merge WHERE root = coalesce(contact.linked_id, contact.id)
+        )"""
+CHANGE_CONTACTS = f"""
 WITH
     new AS MATERIALIZED (
         SELECT said.*, nextval('contact_id_seq') AS id
@@ -78,7 +86,10 @@ WITH
         SELECT array_agg(id ORDER BY place) AS ids,
             greatest(statement_timestamp(), (SELECT created_at FROM contact WHERE id = $6::bigint)) AS now
         FROM new
-    )
+    ),
+    merge AS MATERIALIZED (SELECT * FROM unnest($7::bigint[], $8::bigint[]) AS pair (root, primary_id)),
+    relinked_root AS (UPDATE contact SET {_LINK} WHERE id = ANY ($7::bigint[])),
+    relinked_rest AS (UPDATE contact SET {_LINK} WHERE linked_id = ANY ($7::bigint[]))
 INSERT INTO contact (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at)
 SELECT new.id, email, phone_number, phone_key, primary_id,
     CASE WHEN primary_id IS NULL THEN 'primary' ELSE 'secondary' END, batch.now, batch.now
@@ -88,45 +99,26 @@ RETURNING id
 """
 
 
-async def insert_contacts(
-    connection: Connection, inserts: Sequence[tuple[Contact, Contact]], newest: Contact | None
+async def change_contacts(
+    connection: Connection,
+    inserts: Sequence[tuple[Contact, Contact]],
+    newest: Contact | None,
+    relinks: Sequence[tuple[int, int]],
 ) -> None:
-    """Insert each contact under its primary (itself for a primary), and give it its id."""
+    """Insert each contact under its primary (itself for a primary) and give it its id; merge each (root, primary)."""
     contacts = [contact for contact, _ in inserts]
     places = {id(contact): place for place, contact in enumerate(contacts, start=1)}
     rows = await connection.fetch(
-        INSERT_CONTACTS,
+        CHANGE_CONTACTS,
         [contact.email for contact in contacts],
         [contact.phone_number for contact in contacts],
         [contact.phone_key for contact in contacts],
         [primary.id for _, primary in inserts],
         [None if primary is contact or primary.id is not None else places[id(primary)] for contact, primary in inserts],
         newest and newest.id,
+        [root for root, _ in relinks],
+        [primary for _, primary in relinks],
     )
     # Ids were drawn in the order of the contacts, whatever order the rows come back in.
     for contact, new_id in zip(contacts, sorted(row["id"] for row in rows), strict=True):
         contact.id = new_id
-
-
-# One statement for all merges of a batch: every row of the cluster at `root`, dead ones too, points
-# at `primary` from now on. `primary` may be one of those rows, when the old primary is gone.
-RELINK_CLUSTERS = """
-WITH
-    merge AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS pair (root, primary_id)),
-    moved AS (
-        SELECT root AS id, primary_id FROM merge
-        UNION ALL
-        SELECT contact.id, primary_id FROM merge JOIN contact ON contact.linked_id = merge.root
-    )
-UPDATE contact
-SET linked_id = CASE WHEN contact.id <> primary_id THEN primary_id END,
-    link_precedence = CASE WHEN contact.id <> primary_id THEN 'secondary' ELSE 'primary' END,
-    updated_at = statement_timestamp()
-FROM moved
-WHERE contact.id = moved.id
-"""
-
-
-async def relink_clusters(connection: Connection, relinks: Sequence[tuple[int, int]]) -> None:
-    """Point all rows of each (root, primary)'s cluster at that primary."""
-    await connection.execute(RELINK_CLUSTERS, [root for root, _ in relinks], [primary for _, primary in relinks])

@@ -1,7 +1,8 @@
 """Batches: who shares one, who gets which result, and whom a failure concerns."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import pytest
 from conftest import execute
@@ -13,6 +14,8 @@ from recon.errors import Overloaded, Unavailable
 from recon.identifiers import Identifiers
 from recon.identify import Identify
 
+Take: TypeAlias = Callable[[], Sequence[int]]
+
 
 class Gate:
     """Work that waits until it is let go, and remembers its batches."""
@@ -21,7 +24,8 @@ class Gate:
         self.batches: list[list[int]] = []
         self.open = asyncio.Event()
 
-    async def __call__(self, batch: Sequence[int]) -> list[int]:
+    async def __call__(self, take: Take) -> list[int]:
+        batch = take()
         self.batches.append(list(batch))
         await self.open.wait()
         if 13 in batch:
@@ -56,13 +60,64 @@ async def test_what_arrives_meanwhile_is_the_next_batch() -> None:
     assert gate.batches == [[1], [2, 3, 4]]
 
 
-async def test_no_wake_up_is_lost() -> None:
+async def test_the_next_batch_takes_its_items_at_its_turn() -> None:
+    """Two under way: one works; one waits for its turn and has whatever came until then; there is no third."""
+    turn, done = asyncio.Semaphore(1), asyncio.Semaphore(0)
+    begun: list[list[int]] = []
+    waiting = 0
+
+    async def work(take: Take) -> list[int]:
+        nonlocal waiting
+        waiting += 1
+        async with turn:
+            waiting -= 1
+            begun.append(list(take()))
+            assert take() == begun[-1], "asked again, the same"
+            await done.acquire()
+        return begun[-1]
+
+    lane = Lane("test", work, limit=10, width=2)
+    futures = []
+    for item in range(6):
+        futures.append(lane.submit(item))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (begun, waiting) == ([[0]], min(item, 1))
+
+    done.release()
+    assert await futures[0] == 0
+    assert begun == [[0], [1, 2, 3, 4, 5]]
+    done.release()
+    assert await asyncio.gather(*futures) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_who_waits_for_a_turn_that_never_comes_is_told() -> None:
+    """Work that fails before it has taken its items fails for those that waited, and the lane goes on."""
+    failing = True
+
+    async def work(take: Take) -> list[int]:
+        if failing:
+            raise Unavailable
+        return list(take())
+
+    lane = Lane("test", work, limit=10, width=2)
+
+    outcomes = await asyncio.gather(*(lane.submit(item) for item in range(3)), return_exceptions=True)
+    failing = False
+
+    assert {type(outcome) for outcome in outcomes} == {Unavailable}
+    async with asyncio.timeout(1):
+        assert await lane.submit(7) == 7
+
+
+@pytest.mark.parametrize("width", [1, 2])
+async def test_no_wake_up_is_lost(width: int) -> None:
     """A request that comes just as the lane runs empty is served, at every possible moment."""
 
-    async def work(batch: Sequence[int]) -> list[int]:
-        return list(batch)
+    async def work(take: Take) -> list[int]:
+        return list(take())
 
-    lane = Lane("test", work, limit=10)
+    lane = Lane("test", work, limit=10, width=width)
     for turns in range(50):
         first = lane.submit(0)
         for _ in range(turns % 7):
@@ -101,8 +156,8 @@ async def test_when_the_database_is_away_nothing_is_split() -> None:
     """Trying again in halves is no use when nobody is to blame: everyone is told at once."""
     tried = []
 
-    async def work(batch: Sequence[int]) -> list[int]:
-        tried.append(len(batch))
+    async def work(take: Take) -> list[int]:
+        tried.append(len(take()))
         raise Unavailable
 
     lane = Lane("test", work, limit=100)
@@ -153,9 +208,10 @@ async def test_concurrent_requests_share_transactions(database_url: str) -> None
         sizes: list[int] = []
         write = identify.write
 
-        async def counted(batch: Sequence[Identifiers]) -> list[bytes]:
-            sizes.append(len(batch))
-            return await write(batch)
+        async def counted(take: Callable[[], Sequence[Identifiers]]) -> list[bytes]:
+            answers = await write(take)
+            sizes.append(len(answers))
+            return answers
 
         identify.write = counted  # type: ignore[method-assign]
         one = coalesced(identify, limit=1000)

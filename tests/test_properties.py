@@ -1,6 +1,7 @@
 """The rules as properties: whatever is sent, in whatever batches, recon and the model agree."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -93,7 +94,7 @@ def test_the_database_agrees_with_the_model(form: str, database_url: str) -> Non
             for batch in batches:
                 requests = [identifiers(said) for said in batch]
                 if form == "batches":
-                    answers = await identify.write(requests)
+                    answers = await identify.write(partial(list, requests))
                 else:
                     answers = [await one(request) for request in requests]
                 expected = [model.identify(said) for said in batch]

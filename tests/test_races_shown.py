@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -47,7 +48,9 @@ async def _run(
             await identify.one(_identifiers(said))
         # Without FOR UPDATE, which would order some of them already: what is shown is SERIALIZABLE's part.
         monkeypatch.setattr(store, "lock_clusters", AllHaveRead(len(at_once), store.FETCH_CLUSTERS))
-        return await asyncio.gather(*(identify.write([_identifiers(said)]) for said in at_once), return_exceptions=True)
+        return await asyncio.gather(
+            *(identify.write(partial(list, [_identifiers(said)])) for said in at_once), return_exceptions=True
+        )
 
 
 def _identifiers(said: Said) -> Identifiers:
