@@ -38,7 +38,9 @@ CREATE INDEX IF NOT EXISTS contact_linked_id ON contact (linked_id) WHERE linked
 
 -- Rows that do not come from recon (INSERT ... SELECT from an older system, say) need no phone_key:
 -- without one they get the key that recon gives when it has no default region.
-CREATE OR REPLACE FUNCTION contact_phone_key() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION contact_phone_key() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp  -- whoever inserts, these functions are meant
+AS $$
 BEGIN
     NEW.phone_key := CASE
         WHEN NEW.phone_number ~ '^[-+.()/ 0-9]*[0-9][-+.()/ 0-9]*$' THEN regexp_replace(NEW.phone_number, '[^0-9]', '', 'g')

@@ -13,7 +13,7 @@ from bench import people
 from bench.systems import environment, recon_program
 from bench.watch import cpu_seconds
 from recon import localpg
-from recon.database import apply_schema
+from recon.schema import apply_schema
 
 DATABASE = "bench"
 CONNECTIONS = 300  # 256 clients of pgbench and some; the server's default is 100

@@ -20,13 +20,7 @@ def create_app(settings: Settings) -> web.Application:
     Raises SchemaMismatch at start-up when that database cannot be served; one that is not there yet
     is waited for, with /readyz at 503.
     """
-    database = Database(
-        database_url(settings),
-        pool_size=settings.pool_size,
-        retry_limit=settings.retry_limit,
-        statement_timeout=settings.statement_timeout,
-        writer_lane=settings.writer_lane,
-    )
+    database = make_database(settings)
     identify = Identify(database)
     one = coalesced(identify, settings.queue_limit) if settings.coalesce else identify.one
 
@@ -44,6 +38,18 @@ def create_app(settings: Settings) -> web.Application:
     app.on_response_prepare.append(middleware.sign)
     app.add_routes(middleware.routed(routes))
     return app
+
+
+def make_database(settings: Settings) -> Database:
+    """The settings' database, not opened yet."""
+    return Database(
+        database_url(settings),
+        pool_size=settings.pool_size,
+        retry_limit=settings.retry_limit,
+        statement_timeout=settings.statement_timeout,
+        writer_lane=settings.writer_lane,
+        pgbouncer=settings.pgbouncer,
+    )
 
 
 async def _database(app: web.Application) -> AsyncIterator[None]:

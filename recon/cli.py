@@ -129,16 +129,18 @@ def check(**options: Any) -> None:
 
 @main.command()
 @click.option("--apply", is_flag=True, help="Give it to the database instead of printing it.")
+@click.option("--grant", metavar="ROLE", help="Also let this role serve, which needs to own nothing.")
 @settings_options("database_url", "data_dir")
-def schema(*, apply: bool, **options: Any) -> None:
+def schema(*, apply: bool, grant: str | None, **options: Any) -> None:
     """Print the schema, as SQL."""
-    from recon import database
+    from recon.database import apply_schema_to
+    from recon.schema import SCHEMA, grants
 
     if not apply:
-        click.echo(database.SCHEMA, nl=False)
+        click.echo(SCHEMA + (grants(grant) if grant is not None else ""), nl=False)
         return
     with _failing_clearly(), database_of(load_settings(options)) as settings:
-        created = asyncio.run(database.apply_schema_to(database_url(settings)))
+        created = asyncio.run(apply_schema_to(database_url(settings), grant))
     click.echo("the schema was applied" if created else "the schema is there already")
 
 

@@ -1,27 +1,23 @@
-"""The pool, the schema, and transactions that are retried until they are serial. Knows no contacts."""
+"""The pool, and transactions that are retried until they are serial. Knows no contacts."""
 
 import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from importlib.resources import files
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
 from recon import metrics
 from recon.errors import OutcomeUnknown, RetriesExhausted, SchemaMismatch, Unavailable
+from recon.schema import apply_grants, apply_schema, require_grants
 
 T = TypeVar("T")
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Work: TypeAlias = Callable[[Connection], Awaitable[T]]
 
 log = logging.getLogger(__name__)
-
-OLDEST_SERVER = 150_000  # PostgreSQL 15, as `server_version_num` says it
-SCHEMA = files("recon").joinpath("schema.sql").read_text()
-SCHEMA_VERSION = 1  # what the last line of schema.sql says
 
 CONNECT_TIMEOUT = 5.0  # seconds until a connection attempt counts as failed
 STARTUP_RETRY = 1.0  # seconds between looks at a database that is not there yet
@@ -61,6 +57,7 @@ class Database:
     retry_limit : most tries of a transaction that meets others.
     statement_timeout : seconds a statement may take, waiting for locks included.
     writer_lane : whether writing transactions go one after another (for speed alone).
+    pgbouncer : whether consecutive transactions of one connection may meet different servers' sessions.
     isolation : weaker than SERIALIZABLE only where a test shows what that does.
     """
 
@@ -72,11 +69,28 @@ class Database:
         retry_limit: int = 200,
         statement_timeout: float = 10,
         writer_lane: bool = True,
+        pgbouncer: bool = False,
         isolation: str = "SERIALIZABLE",
     ) -> None:
         self._url = url
         self._retry_limit = retry_limit
         self._begin = f"BEGIN ISOLATION LEVEL {isolation}"
+        self._begin_reading: str | None = None  # no need: the session's default isolation does it
+        milliseconds = f"{statement_timeout * 1000:.0f}"
+        self._session = SESSION | {
+            "default_transaction_isolation": isolation.lower(),
+            "statement_timeout": milliseconds,
+            "idle_in_transaction_session_timeout": milliseconds,
+        }
+        self._prepared_statements = 100  # most of a connection; there are fewer
+        if pgbouncer:
+            # A session is lent for a transaction: each brings its settings along, in the same message as
+            # BEGIN, and no prepared statement outlives it. pgbouncer refuses settings at connecting but for a few.
+            settings = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in self._session.items())
+            self._begin_reading = f"{self._begin} READ ONLY{settings}"
+            self._begin += settings
+            self._session = {"application_name": SESSION["application_name"]}
+            self._prepared_statements = 0
         if writer_lane:
             # In the same message as BEGIN and before any snapshot: who waited here sees what the one
             # before it wrote. A lock taken by a later statement would come too late for that.
@@ -84,11 +98,6 @@ class Database:
         self._slots = asyncio.Semaphore(pool_size)
         self._idle: list[Connection] = []  # the last one used is the next to be used
         self._statement_timeout = statement_timeout
-        self._session = SESSION | {
-            "default_transaction_isolation": isolation.lower(),
-            "statement_timeout": f"{statement_timeout * 1000:.0f}",  # milliseconds, as the next
-            "idle_in_transaction_session_timeout": f"{statement_timeout * 1000:.0f}",
-        }
         self._ready = False
         self._why_not_ready: str | None = None
 
@@ -100,7 +109,8 @@ class Database:
         """
         waiting: asyncio.Task[None] | None = None
         try:
-            await self._prepare()
+            await self.prepare()
+            self._ready = True
         except Unavailable as error:
             why = type(error.__cause__).__name__  # not its text, which may have a user's name in it
             log.warning("the database cannot be reached (%s); waiting for it", why)
@@ -114,22 +124,32 @@ class Database:
             while self._idle:
                 await self._close(self._idle.pop())
 
+    async def prepare(self) -> None:
+        """Give the database the schema unless it has it, and try a session.
+
+        Raises SchemaMismatch when it is there and cannot be served, Unavailable when it is not there.
+        """
+        async with connected(self._url) as connection:
+            await apply_schema(connection)
+            await require_grants(connection)
+        with _unavailability():
+            await self._close(await self._connect())
+
     async def check(self) -> None:
-        """Raise Unavailable unless the database answers and has the schema."""
+        """Raise Unavailable unless the database answers, has the schema, and lets this role serve it."""
         if not self._ready:
             raise Unavailable(self._why_not_ready)
-        try:
-            await self._on_connection(require_schema)
-        except SchemaMismatch as error:
-            raise Unavailable(str(error)) from None
+        await self._on_connection(require_grants)
 
     async def snapshot(self, step: str, work: Work[T]) -> T:
         """Run `work`, a single statement that only reads, as its own serializable transaction.
 
-        No BEGIN and no COMMIT: the session's default isolation does it, in one round trip. `work` may
-        run more than once.
+        No BEGIN and no COMMIT: the session's default isolation does it, in one round trip (but not
+        through pgbouncer, where a session's defaults are anybody's). `work` may run more than once.
         """
-        return await self._until_serial(step, work)
+        return await self._until_serial(
+            step, work if self._begin_reading is None else _transaction(self._begin_reading, work)
+        )
 
     async def serializable(self, step: str, work: Work[T]) -> T:
         """Run `work` in a serializable transaction, COMMIT included, until it meets no other.
@@ -138,19 +158,7 @@ class Database:
         replaced, not added to, by its next run. Raises RetriesExhausted after too many tries,
         OutcomeUnknown when the database was lost during COMMIT, Unavailable when it was before.
         """
-
-        async def transaction(connection: Connection) -> T:
-            await connection.execute(self._begin)
-            try:
-                result = await work(connection)
-            except BaseException:
-                if not connection.is_closed():
-                    await connection.execute("ROLLBACK")
-                raise
-            await _commit(connection)
-            return result
-
-        return await self._until_serial(step, transaction)
+        return await self._until_serial(step, _transaction(self._begin, work))
 
     async def _until_serial(self, step: str, transaction: Work[T]) -> T:
         if not self._ready:
@@ -183,7 +191,7 @@ class Database:
         leaves nothing behind in a session that would need resetting.
         """
         async with self._slots:
-            with _unavailability():
+            with _unavailability(), _no_longer_served():
                 connection = self._idle_one() or await self._connect()
                 metrics.POOL_USED.inc()
                 try:
@@ -204,13 +212,19 @@ class Database:
         return None
 
     async def _connect(self) -> Connection:
-        connection = await asyncpg.connect(
+        connection = await _open(
             self._url,
-            timeout=CONNECT_TIMEOUT,
             command_timeout=self._statement_timeout + CONNECT_TIMEOUT,  # for a server that no longer answers at all
             server_settings=self._session,
+            statement_cache_size=self._prepared_statements,
         )
         metrics.POOL_SIZE.inc()
+        if self._begin_reading is None:
+            try:
+                await _require_own_session(connection, self._session)
+            except BaseException:
+                await self._close(connection)
+                raise
         return connection
 
     async def _close(self, connection: Connection) -> None:
@@ -220,15 +234,12 @@ class Database:
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             connection.terminate()
 
-    async def _prepare(self) -> None:
-        await apply_schema_to(self._url)
-        self._ready = True
-
     async def _wait_until_prepared(self) -> None:
         while not self._ready:
             await asyncio.sleep(STARTUP_RETRY)
             try:
-                await self._prepare()
+                await self.prepare()
+                self._ready = True
             except Unavailable:
                 continue
             except SchemaMismatch as error:
@@ -238,82 +249,72 @@ class Database:
         log.info("the database is there; serving")
 
 
-SCHEMA_COMMENT = "SELECT obj_description(to_regclass('contact'), 'pg_class')"
-_SERVER = """
-SELECT current_setting('server_version_num')::int AS version, current_setting('server_encoding') AS encoding,
-    to_regclass('contact') IS NOT NULL AS has_contact
-"""
-# What two processes that create the same things at once may get; the second finds them made.
-_CREATION_RACES = (
-    asyncpg.UniqueViolationError,
-    asyncpg.DuplicateTableError,
-    asyncpg.DuplicateObjectError,
-    asyncpg.DuplicateFunctionError,
-    asyncpg.InternalServerError,  # "tuple concurrently updated"
-    asyncpg.DeadlockDetectedError,
-)
-_CREATION_TRIES = 20
+async def _open(url: str, **options: Any) -> Connection:
+    """A new connection. Raises SchemaMismatch for what no waiting would mend."""
+    try:
+        return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, **options)
+    except asyncpg.ProtocolViolationError as error:
+        if "startup parameter" not in str(error):
+            raise
+        raise SchemaMismatch(f"{_POOLER} (it says: {error})") from None
+    except (
+        asyncpg.ClientConfigurationError,
+        asyncpg.InvalidParameterValueError,
+        asyncpg.UndefinedObjectError,
+    ) as error:
+        raise SchemaMismatch(f"the database URL cannot be used: {error}") from None
+
+
+_POOLER = "a connection pooler is between recon and the database; `--pgbouncer` (RECON_PGBOUNCER=1) makes that work"
+_OWN_SESSION = "SELECT pg_backend_pid() = $1 AND current_setting('default_transaction_isolation') = $2"
+
+
+async def _require_own_session(connection: Connection, session: dict[str, str]) -> None:
+    """Raise SchemaMismatch unless what was set when connecting holds from now on.
+
+    Reads are serializable by a session's default. A pooler may have dropped it without a word, or may lend
+    another session to the next transaction; it is known by its making up the process ids that it tells.
+    """
+    # Without a name: that would stay behind in the pooler's session.
+    statement = await connection.prepare(_OWN_SESSION, name="")
+    if not await statement.fetchval(connection.get_server_pid(), session["default_transaction_isolation"]):
+        raise SchemaMismatch(_POOLER)
 
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Connection]:
     """A connection outside the pool, for what is not part of a request. Raises Unavailable."""
     with _unavailability():
-        connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT)
+        # No prepared statements, as there may be a pooler that lends a session for a transaction only.
+        connection = await _open(url, statement_cache_size=0)
         try:
             yield connection
         finally:
             await connection.close()
 
 
-async def require_schema(connection: Connection) -> None:
-    """Raise SchemaMismatch unless the database has this version's schema."""
-    if await connection.fetchval(SCHEMA_COMMENT) != _comment(SCHEMA_VERSION):
-        raise SchemaMismatch(
-            f"the database does not have recon's schema {SCHEMA_VERSION}; `recon schema --apply` makes it"
-        )
-
-
-async def apply_schema_to(url: str) -> bool:
-    """`apply_schema` on a connection of its own."""
+async def apply_schema_to(url: str, grant: str | None = None) -> bool:
+    """`apply_schema` on a connection of its own; then let the role `grant` serve."""
     async with connected(url) as connection:
-        return await apply_schema(connection)
+        created = await apply_schema(connection)
+        if grant is not None:
+            await apply_grants(connection, grant)
+        return created
 
 
-async def apply_schema(connection: Connection) -> bool:
-    """Give the database the schema unless it has it; True when it was missing at first look.
-
-    Safe when several do so at once. Raises SchemaMismatch, with what to do, when the database is too
-    old, not in UTF-8, or has another schema than this version's.
-    """
-    for _ in range(_CREATION_TRIES):
-        server = await connection.fetchrow(_SERVER)
-        comment = await connection.fetchval(SCHEMA_COMMENT)
-        if server is None or server["version"] < OLDEST_SERVER:
-            raise SchemaMismatch("recon needs PostgreSQL 15 or newer")
-        if server["encoding"] != "UTF8":
-            raise SchemaMismatch(f"recon needs a database in UTF8; this one is in {server['encoding']}")
-        if comment == _comment(SCHEMA_VERSION):
-            return False
-        if server["has_contact"]:
-            found = f"schema {comment.rpartition(' ')[2]}" if comment else "a table contact that is not recon's"
-            raise SchemaMismatch(f"this recon serves schema {SCHEMA_VERSION}, but the database has {found}")
+def _transaction(begin: str, work: Work[T]) -> Work[T]:
+    async def transaction(connection: Connection) -> T:
+        await connection.execute(begin)
         try:
-            async with connection.transaction():
-                await connection.execute(SCHEMA)
-        except asyncpg.InsufficientPrivilegeError:
-            raise SchemaMismatch(
-                "the database has no schema yet, and this role may not make it: run `recon schema --apply` as its owner"
-            ) from None
-        except _CREATION_RACES:
-            await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311
-        else:
-            return True
-    raise SchemaMismatch("the schema could not be created: others keep changing it")
+            result = await work(connection)
+        except BaseException:
+            if not connection.is_closed():
+                await connection.execute("ROLLBACK")
+            raise
+        await _commit(connection)
+        return result
 
-
-def _comment(version: int) -> str:
-    return f"recon schema {version}"
+    return transaction
 
 
 async def _commit(connection: Connection) -> None:
@@ -342,6 +343,15 @@ def _unavailability() -> Iterator[None]:
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise Unavailable from error
+
+
+@contextmanager
+def _no_longer_served() -> Iterator[None]:
+    """While recon serves, a database that it cannot serve is just not available."""
+    try:
+        yield
+    except SchemaMismatch as error:
+        raise Unavailable(str(error)) from None
 
 
 def _is_unavailability(error: asyncpg.PostgresError) -> bool:

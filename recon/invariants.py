@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
-from recon.database import connected, require_schema
+from recon.database import connected
 from recon.identifiers import normal_email, plain_key, regional_key
+from recon.schema import require_schema
 
 _LIVE = "live AS (SELECT *, coalesce(linked_id, id) AS root FROM contact WHERE deleted_at IS NULL)"
 
@@ -45,7 +46,11 @@ CHECKS = (ONE_PRIMARY, OLDEST_PRIMARY, STRAIGHT_LINKS, EMAIL_IN_ONE_CLUSTER, PHO
 SUMMARY = f"""
 WITH {_LIVE} SELECT format('%s contacts of %s people', count(*), count(DISTINCT root)) FROM live
 """
-IDENTIFIERS = "SELECT id, email, phone_number, phone_key FROM contact WHERE deleted_at IS NULL ORDER BY id"
+# Page by page, since a driver's cursor prepares a statement, which poolers do not bear.
+IDENTIFIERS = """
+SELECT id, email, phone_number, phone_key FROM contact
+WHERE id > $1 AND deleted_at IS NULL ORDER BY id LIMIT 10000
+"""
 
 
 async def check(url: str, default_region: str | None = None) -> tuple[list[str], str]:
@@ -64,8 +69,11 @@ async def check(url: str, default_region: str | None = None) -> tuple[list[str],
 async def _unmatchable(connection: asyncpg.Connection, default_region: str | None) -> AsyncIterator[str]:
     """Rows that no request would find, since they are not filed under what requests are normalized to."""
     key = regional_key(default_region) if default_region else plain_key
-    async for row in connection.cursor(IDENTIFIERS, prefetch=10_000):
-        if row["email"] is not None and row["email"] != normal_email(row["email"]):
-            yield f"form: the email of contact {row['id']} is not in the form that requests are matched in"
-        if row["phone_number"] is not None and row["phone_key"] != key(row["phone_number"]):
-            yield f"form: the phone_key of contact {row['id']} is not what its phone_number is matched by"
+    last_id = -(2**63)
+    while page := await connection.fetch(IDENTIFIERS, last_id):
+        for row in page:
+            if row["email"] is not None and row["email"] != normal_email(row["email"]):
+                yield f"form: the email of contact {row['id']} is not in the form that requests are matched in"
+            if row["phone_number"] is not None and row["phone_key"] != key(row["phone_number"]):
+                yield f"form: the phone_key of contact {row['id']} is not what its phone_number is matched by"
+        last_id = page[-1]["id"]

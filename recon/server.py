@@ -13,11 +13,10 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from prometheus_client import multiprocess
 
-from recon.app import create_app
-from recon.database import apply_schema_to
+from recon.app import create_app, make_database
 from recon.errors import Unavailable
 from recon.middleware import protocol_error
-from recon.settings import Settings, database_url
+from recon.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def serve(settings: Settings) -> None:
         uvloop.run(_serve(settings))
     else:
         with suppress(Unavailable):  # which each worker waits out; what cannot be served ends here, once
-            asyncio.run(apply_schema_to(database_url(settings)))
+            asyncio.run(make_database(settings).prepare())
         _Gunicorn(settings).run()
 
 

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     strict: bool = Field(False, description="Refuse emails and phone numbers that are not valid as such.")
 
     pool_size: int = Field(16, ge=2, le=1000, description="Most database connections of a process.")
+    pgbouncer: bool = Field(
+        False, description="Keep nothing in a database session between transactions; needed behind pgbouncer."
+    )
     queue_limit: int = Field(10_000, ge=1, description="Most requests that may wait in a process; more get a 503.")
     retry_limit: int = Field(200, ge=1, description="Most tries of a transaction that meets others, before a 503.")
     statement_timeout: float = Field(10, gt=0, description="Seconds a statement may take, waiting for locks included.")

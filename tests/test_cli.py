@@ -7,7 +7,7 @@ import pytest
 from conftest import execute, fetch, recon
 
 from recon import __version__
-from recon.database import SCHEMA
+from recon.schema import SCHEMA
 
 
 def test_version() -> None:

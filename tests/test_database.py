@@ -8,10 +8,11 @@ import pytest
 from conftest import at_database, execute, fetch
 
 from recon import invariants
-from recon.database import SCHEMA, Connection, Database, apply_schema, apply_schema_to
+from recon.database import Connection, Database, apply_schema_to
 from recon.errors import OutcomeUnknown, RetriesExhausted, SchemaMismatch, Unavailable
 from recon.identifiers import Identifiers
 from recon.identify import Identify
+from recon.schema import SCHEMA, apply_schema
 
 
 @pytest.fixture

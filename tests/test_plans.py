@@ -11,7 +11,8 @@ import pytest
 from conftest import execute
 
 from recon import store
-from recon.database import SCHEMA, SESSION
+from recon.database import SESSION
+from recon.schema import SCHEMA
 
 SEED = """
 INSERT INTO contact (email, phone_number, link_precedence, linked_id)
