@@ -25,6 +25,11 @@ class Contact:
     phone_key: str | None
 
 
+# For the published schema: no control characters, unless among the blanks at the ends, which are trimmed.
+_TEXT = r"^[\t-\r ]*[^\x00-\x1f\x7f-\x9f]*[\t-\r ]*$"
+_NOT_BLANK = r"\S"
+
+
 class IdentifyRequest(BaseModel):
     """What a shop has just learnt: an email, a phone number, or both. At least one must be given."""
 
@@ -34,14 +39,20 @@ class IdentifyRequest(BaseModel):
         extra="ignore",
         json_schema_extra={
             "examples": [{"email": "mcfly@hillvalley.edu", "phoneNumber": "123456"}],
-            "anyOf": [{"required": ["email"]}, {"required": ["phoneNumber"]}],
+            "anyOf": [
+                {"required": ["email"], "properties": {"email": {"type": "string", "pattern": _NOT_BLANK}}},
+                {
+                    "required": ["phoneNumber"],
+                    "properties": {"phoneNumber": {"type": ["string", "integer"], "pattern": _NOT_BLANK}},
+                },
+            ],
         },
     )
 
     email: Annotated[str, AfterValidator(normal_email)] | None = Field(
         default=None,
         description="An email address. Trimmed and lower-cased; blank and null mean absent.",
-        json_schema_extra={"maxLength": MAX_EMAIL},
+        json_schema_extra={"maxLength": MAX_EMAIL, "pattern": _TEXT},
     )
     phoneNumber: Annotated[str | Annotated[int, Field(ge=0)], AfterValidator(normal_phone)] | None = Field(
         default=None,
@@ -49,7 +60,7 @@ class IdentifyRequest(BaseModel):
             "A phone number, as text or as a whole number. Numbers that differ only in spaces and "
             "+ - . ( ) / are the same; blank and null mean absent."
         ),
-        json_schema_extra={"maxLength": MAX_PHONE},
+        json_schema_extra={"maxLength": MAX_PHONE, "pattern": _TEXT, "exclusiveMaximum": 10**MAX_PHONE},
     )
 
 

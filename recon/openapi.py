@@ -30,6 +30,13 @@ _ANSWER_EXAMPLE = {
         "secondaryContactIds": [2],
     }
 }
+_LINKS = {
+    "again": {
+        "description": "Sending a request again, after a 503 for instance, adds nothing and finds the same identity.",
+        "operationId": "identify",
+        "requestBody": "$request.body",
+    }
+}
 _PROBLEMS = {
     400: "The body is not JSON, or not an email or a phone number. `errors` says where.",
     413: "The body is larger than the server takes.",
@@ -78,6 +85,7 @@ def document() -> dict[str, Any]:
 def _identify() -> dict[str, Any]:
     answer = _content("The whole identity.", "application/json", _ref("IdentifyResponse"))
     answer["content"]["application/json"]["example"] = _ANSWER_EXAMPLE
+    answer["links"] = _LINKS
     return {
         "tags": ["identity"],
         "operationId": "identify",
