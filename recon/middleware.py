@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -130,8 +130,15 @@ _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.INFO
 
 
 async def sign(_: web.Request, response: web.StreamResponse) -> None:
-    """Put recon's name where aiohttp would put its own, in whatever is answered."""
+    """Put recon's name where aiohttp would put its own, in whatever is answered.
+
+    And a problem document where aiohttp answers by itself, to a target that is no path and so meets no route: `*`.
+    """
     response.headers["Server"] = SERVER
+    if isinstance(response, web.HTTPException):
+        told = _problem_of_http(response)
+        response.body, response.content_type, response.charset = told.body, told.content_type, None
+        response.headers["Content-Length"] = str(len(cast("bytes", told.body)))
 
 
 async def _expectation(request: web.Request) -> web.StreamResponse | None:
