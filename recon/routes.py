@@ -30,8 +30,8 @@ def identify_handler(
         _require_json(request)
         try:
             body = await request.read()
-        except web.RequestPayloadError:
-            raise web.HTTPBadRequest(text="The body is not encoded as its headers say.") from None
+        except (web.RequestPayloadError, ConnectionError):  # the latter when the client left in the middle of it
+            raise web.HTTPBadRequest(text="The body is not as its headers say.") from None
         said = parse(body)
         if settings.strict:
             _check_syntax(said, settings.default_region)

@@ -4,12 +4,13 @@ import asyncio
 import gzip
 import io
 import json
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from aiohttp.test_utils import TestClient
-from conftest import MakeClient, execute, fetch, recon_processes
+from conftest import MakeClient, StartRecon, execute, fetch, recon_processes
 
 JSON = {"Content-Type": "application/json"}
 MB = 1024 * 1024
@@ -251,6 +252,47 @@ async def test_an_unforeseen_error(
 
     assert "unlucky" not in json.dumps(await _problem(response, 500))
     assert "a request failed" in caplog.text
+
+
+async def test_a_client_that_leaves_early(start_recon: StartRecon, database_url: str) -> None:
+    """Who closes the connection in the middle of a body is told nothing, and is no failure of recon's."""
+    process = start_recon("--database-url", database_url)
+    _, writer = await asyncio.open_connection("127.0.0.1", process.port)
+    writer.write(POST + b"Content-Length: 100\r\n\r\n{")
+    await asyncio.to_thread(process.wait_until_ready)  # a request later, recon is reading the body
+
+    writer.close()
+
+    async with asyncio.timeout(10):
+        while not (events := [event for event in process.events() if "status" in event]):
+            await asyncio.sleep(0.01)
+    assert [(event["event"], event["status"], event["level"]) for event in events] == [("POST /identify", 400, "info")]
+
+
+@pytest.mark.parametrize("target", [b"OPTIONS *", b"CONNECT x:443", b"GET http://[::1"])
+async def test_a_target_that_is_no_path(target: bytes, recon_port: int) -> None:
+    """What no route could ever match is refused in the same form as all else."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", recon_port)
+    writer.write(target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(10):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"Content-Length: (\d+)", head)
+        assert length
+        body = await reader.readexactly(int(length[1]))
+    writer.close()
+
+    assert b"\r\nContent-Type: application/problem+json\r\n" in head
+    assert b"\r\nServer: recon\r\n" in head
+    assert json.loads(body)["status"] == int(head.split()[1]) in {400, 404}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/docs", "/nothing"])
+async def test_a_strange_expectation_elsewhere(path: str, client: "TestClient[Any, Any]") -> None:
+    """Every path refuses it in the same form."""
+    response = await client.get(path, headers={"Expect": "wonders"})
+
+    assert response.status == 417
+    assert (response.content_type, response.headers["Server"]) == ("application/problem+json", "recon")
 
 
 POST = b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
