@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --require-hashes -r
 
-.PHONY: help run install test lint lock bench docker clean
+.PHONY: help run install test lint fuzz lock bench docker clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -22,6 +22,11 @@ lint: .venv/dev  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Seconds for each of its two halves.
+FUZZ_SECONDS ?= 300
+fuzz: .venv/dev  ## Send it rubbish that nobody has thought of, for ten minutes (FUZZ_SECONDS=300 twice)
+	RECON_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest --capture=no tests/test_fuzz.py
 
 lock: .venv/dev  ## Choose the newest versions of all dependencies and write the lock files
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade --python-version 3.11 \
