@@ -25,8 +25,9 @@ class Contact:
     phone_key: str | None
 
 
-# For the published schema: no control characters, unless among the blanks at the ends, which are trimmed.
-_TEXT = r"^[\t-\r ]*[^\x00-\x1f\x7f-\x9f]*[\t-\r ]*$"
+# For the published schema: no more than so many characters and no control characters, but for the blanks at the ends,
+# which are trimmed first. (A `maxLength` would count them.)
+_TEXT = r"^[\t-\r ]*[^\x00-\x1f\x7f-\x9f]{0,%d}[\t-\r ]*$"
 _NOT_BLANK = r"\S"
 
 
@@ -52,7 +53,7 @@ class IdentifyRequest(BaseModel):
     email: Annotated[str, AfterValidator(normal_email)] | None = Field(
         default=None,
         description="An email address. Trimmed and lower-cased; blank and null mean absent.",
-        json_schema_extra={"maxLength": MAX_EMAIL, "pattern": _TEXT},
+        json_schema_extra={"pattern": _TEXT % MAX_EMAIL},
     )
     phoneNumber: Annotated[str | Annotated[int, Field(ge=0)], AfterValidator(normal_phone)] | None = Field(
         default=None,
@@ -60,7 +61,7 @@ class IdentifyRequest(BaseModel):
             "A phone number, as text or as a whole number. Numbers that differ only in spaces and "
             "+ - . ( ) / are the same; blank and null mean absent."
         ),
-        json_schema_extra={"maxLength": MAX_PHONE, "pattern": _TEXT, "exclusiveMaximum": 10**MAX_PHONE},
+        json_schema_extra={"pattern": _TEXT % MAX_PHONE, "exclusiveMaximum": 10**MAX_PHONE},
     )
 
 
