@@ -26,7 +26,7 @@ lint: .venv/dev  ## Check style and types
 # Seconds for each of its two halves.
 FUZZ_SECONDS ?= 300
 fuzz: .venv/dev  ## Send it rubbish that nobody has thought of, for ten minutes (FUZZ_SECONDS=300 twice)
-	RECON_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest --capture=no tests/test_fuzz.py
+	RECON_TEST_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest --capture=no tests/test_fuzz.py
 
 lock: .venv/dev  ## Choose the newest versions of all dependencies and write the lock files
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade --python-version 3.11 \
