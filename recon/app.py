@@ -47,6 +47,7 @@ def make_database(settings: Settings) -> Database:
         pool_size=settings.pool_size,
         retry_limit=settings.retry_limit,
         statement_timeout=settings.statement_timeout,
+        transaction_timeout=settings.request_timeout,  # then nobody waits for it any more
         writer_lane=settings.writer_lane,
         pgbouncer=settings.pgbouncer,
     )

@@ -19,7 +19,7 @@ Work: TypeAlias = Callable[[Connection], Awaitable[T]]
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT = 5.0  # seconds until a connection attempt counts as failed
+CONNECT_TIMEOUT = 3.0  # seconds until a connection attempt counts as failed
 STARTUP_RETRY = 1.0  # seconds between looks at a database that is not there yet
 
 # How every session plans: each statement of a request is a walk along indexes, from the first row of a
@@ -56,6 +56,7 @@ class Database:
     pool_size : most connections at a time.
     retry_limit : most tries of a transaction that meets others.
     statement_timeout : seconds a statement may take, waiting for locks included.
+    transaction_timeout : seconds a transaction may take before its connection is given up.
     writer_lane : whether writing transactions go one after another (for speed alone).
     pgbouncer : whether consecutive transactions of one connection may meet different servers' sessions.
     isolation : weaker than SERIALIZABLE only where a test shows what that does.
@@ -67,7 +68,8 @@ class Database:
         *,
         pool_size: int = 16,
         retry_limit: int = 200,
-        statement_timeout: float = 10,
+        statement_timeout: float = 4,
+        transaction_timeout: float = 5,
         writer_lane: bool = True,
         pgbouncer: bool = False,
         isolation: str = "SERIALIZABLE",
@@ -97,7 +99,7 @@ class Database:
             self._begin += "; LOCK TABLE writer_lane IN EXCLUSIVE MODE"
         self._slots = asyncio.Semaphore(pool_size)
         self._idle: list[Connection] = []  # the last one used is the next to be used
-        self._statement_timeout = statement_timeout
+        self._transaction_timeout = transaction_timeout
         self._ready = False
         self._why_not_ready: str | None = None
 
@@ -195,7 +197,8 @@ class Database:
                 connection = self._idle_one() or await self._connect()
                 metrics.POOL_USED.inc()
                 try:
-                    return await work(connection)
+                    with _given_up_after(self._transaction_timeout, connection):
+                        return await work(connection)
                 finally:
                     metrics.POOL_USED.dec()
                     if connection.is_closed() or connection.is_in_transaction():
@@ -214,14 +217,14 @@ class Database:
     async def _connect(self) -> Connection:
         connection = await _open(
             self._url,
-            command_timeout=self._statement_timeout + CONNECT_TIMEOUT,  # for a server that no longer answers at all
             server_settings=self._session,
             statement_cache_size=self._prepared_statements,
         )
         metrics.POOL_SIZE.inc()
         if self._begin_reading is None:
             try:
-                await _require_own_session(connection, self._session)
+                with _given_up_after(CONNECT_TIMEOUT, connection):
+                    await _require_own_session(connection, self._session)
             except BaseException:
                 await self._close(connection)
                 raise
@@ -326,6 +329,19 @@ async def _commit(connection: Connection) -> None:
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise OutcomeUnknown from error
+
+
+@contextmanager
+def _given_up_after(seconds: float, connection: Connection) -> Iterator[None]:
+    """Let whatever waits for a server that no longer answers fail at once.
+
+    It would not answer a ROLLBACK or a farewell either. When it comes back, it finds the connection gone and rolls back.
+    """
+    watchdog = asyncio.get_running_loop().call_later(seconds, connection.terminate)
+    try:
+        yield
+    finally:
+        watchdog.cancel()
 
 
 @contextmanager

@@ -57,8 +57,11 @@ class Settings(BaseSettings):
         False, description="Keep nothing in a database session between transactions; needed behind pgbouncer."
     )
     queue_limit: int = Field(10_000, ge=1, description="Most requests that may wait in a process; more get a 503.")
+    request_timeout: float = Field(
+        5, gt=0, description="Seconds until a request that the database has not answered yet gets a 503."
+    )
     retry_limit: int = Field(200, ge=1, description="Most tries of a transaction that meets others, before a 503.")
-    statement_timeout: float = Field(10, gt=0, description="Seconds a statement may take, waiting for locks included.")
+    statement_timeout: float = Field(4, gt=0, description="Seconds a statement may take, waiting for locks included.")
     coalesce: bool = Field(True, description="Let concurrent requests share transactions.")
     writer_lane: bool = Field(True, description="Let writing transactions go one after another.")
 

@@ -174,6 +174,30 @@ async def test_a_statement_that_hangs_is_ended(database_url: str) -> None:
         await holder.close()
 
 
+END_SLEEPERS = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+HANGS_AT_COMMIT = """
+CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(20); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER hang AFTER INSERT ON contact DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION hang();
+"""
+
+
+async def test_a_server_that_no_longer_answers_is_given_up(database_url: str) -> None:
+    """Nothing of a transaction is waited for longer than it may take, no ROLLBACK and no farewell; the next works."""
+    await execute(database_url, HANGS_AT_COMMIT)
+    async with Database(database_url, statement_timeout=60, transaction_timeout=0.3).opened() as database:
+        async with asyncio.timeout(2):
+            with pytest.raises(Unavailable) as before_commit:
+                await database.serializable("test", lambda connection: connection.execute("SELECT pg_sleep(20)"))
+            await execute(database_url, END_SLEEPERS)  # as statement_timeout does, since they have the lane
+            with pytest.raises(OutcomeUnknown):
+                await database.serializable("test", lambda connection: connection.execute(INSERT))
+
+        assert not isinstance(before_commit.value, OutcomeUnknown)
+        await execute(database_url, END_SLEEPERS)
+        assert await database.snapshot("test", lambda connection: connection.fetchval("SELECT 1")) == 1
+
+
 async def test_reads_are_serializable_in_one_round_trip(database: Database) -> None:
     """The read pass has no BEGIN: the session's default makes its statement a serializable transaction."""
     isolation = await database.snapshot(
