@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from recon import middleware, openapi, ops
-from recon.coalesce import coalesced
+from recon.coalesce import coalesced, plain
 from recon.database import Database
+from recon.deadlines import Deadlines
 from recon.identify import Identify
 from recon.routes import identify_handler
 from recon.settings import Settings, database_url
@@ -22,7 +23,11 @@ def create_app(settings: Settings) -> web.Application:
     """
     database = make_database(settings)
     identify = Identify(database)
-    one = coalesced(identify, settings.queue_limit) if settings.coalesce else identify.one
+    deadlines = Deadlines(settings.request_timeout)
+    if settings.coalesce:
+        one = coalesced(identify, settings.queue_limit, deadlines)
+    else:
+        one = plain(identify, settings.queue_limit, deadlines, settings.pool_size)
 
     routes = [
         web.post("/identify", identify_handler(one, settings)),

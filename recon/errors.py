@@ -5,6 +5,7 @@
     ├── SchemaMismatch      the database is not one that this version can serve
     └── Unavailable         nobody's mistake: try again later
         ├── Overloaded
+        ├── DeadlineExceeded
         ├── RetriesExhausted
         └── OutcomeUnknown
 
@@ -58,6 +59,12 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
+class DeadlineExceeded(Unavailable):
+    """The database did not answer in time. Nothing was changed; try again."""
+
+    code = "deadline-exceeded"
+
+
 class RetriesExhausted(Unavailable):
     """The transaction met others too many times in a row. Nothing was changed; try again."""
 
@@ -65,6 +72,6 @@ class RetriesExhausted(Unavailable):
 
 
 class OutcomeUnknown(Unavailable):
-    """The database was lost while it was committing. Sending the request again is safe."""
+    """The database was lost, or took too long, while it was writing. Sending the request again is safe."""
 
     code = "outcome-unknown"

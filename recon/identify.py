@@ -20,14 +20,6 @@ class Identify:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def one(self, request: Identifiers) -> Answer:
-        """A batch of one: the plain form, without coalescing."""
-        [known] = await self.read([request])
-        if known is not None:
-            return known
-        [answer] = await self.write(lambda: [request])
-        return answer
-
     async def read(self, batch: Sequence[Identifiers]) -> list[Answer | None]:
         """Answer the requests that would change nothing; None stands for the others."""
         metrics.count_batch("read", len(batch))

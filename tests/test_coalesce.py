@@ -1,6 +1,7 @@
 """Batches: who shares one, who gets which result, and whom a failure concerns."""
 
 import asyncio
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -10,7 +11,8 @@ from conftest import execute
 from recon import coalesce
 from recon.coalesce import Lane, coalesced
 from recon.database import Database
-from recon.errors import Overloaded, Unavailable
+from recon.deadlines import Deadlines
+from recon.errors import DeadlineExceeded, OutcomeUnknown, Overloaded, Unavailable
 from recon.identifiers import Identifiers
 from recon.identify import Identify
 
@@ -36,7 +38,7 @@ class Gate:
 async def test_one_request_alone_waits_for_nothing() -> None:
     """With nothing under way a request is a batch of one, begun at once."""
     gate = Gate()
-    lane = Lane("test", gate, limit=10)
+    lane = Lane("test", gate, limit=10, deadlines=Deadlines(5))
 
     future = lane.submit(1)
     await asyncio.sleep(0)
@@ -49,7 +51,7 @@ async def test_one_request_alone_waits_for_nothing() -> None:
 async def test_what_arrives_meanwhile_is_the_next_batch() -> None:
     """One batch at a time; the next has all that came while it was under way, in order."""
     gate = Gate()
-    lane = Lane("test", gate, limit=10)
+    lane = Lane("test", gate, limit=10, deadlines=Deadlines(5))
     futures = [lane.submit(1)]
     await asyncio.sleep(0)
 
@@ -76,7 +78,7 @@ async def test_the_next_batch_takes_its_items_at_its_turn() -> None:
             await done.acquire()
         return begun[-1]
 
-    lane = Lane("test", work, limit=10, width=2)
+    lane = Lane("test", work, limit=10, deadlines=Deadlines(5), width=2)
     futures = []
     for item in range(6):
         futures.append(lane.submit(item))
@@ -100,7 +102,7 @@ async def test_who_waits_for_a_turn_that_never_comes_is_told() -> None:
             raise Unavailable
         return list(take())
 
-    lane = Lane("test", work, limit=10, width=2)
+    lane = Lane("test", work, limit=10, deadlines=Deadlines(5), width=2)
 
     outcomes = await asyncio.gather(*(lane.submit(item) for item in range(3)), return_exceptions=True)
     failing = False
@@ -117,7 +119,7 @@ async def test_no_wake_up_is_lost(width: int) -> None:
     async def work(take: Take) -> list[int]:
         return list(take())
 
-    lane = Lane("test", work, limit=10, width=width)
+    lane = Lane("test", work, limit=10, deadlines=Deadlines(5), width=width)
     for turns in range(50):
         first = lane.submit(0)
         for _ in range(turns % 7):
@@ -132,7 +134,7 @@ async def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coalesce, "MAX_BATCH", 2)
     gate = Gate()
     gate.open.set()
-    lane = Lane("test", gate, limit=10)
+    lane = Lane("test", gate, limit=10, deadlines=Deadlines(5))
 
     await asyncio.gather(*(lane.submit(item) for item in range(5)))
 
@@ -143,7 +145,7 @@ async def test_the_bad_one_fails_alone() -> None:
     """A batch that fails is split until only the request to blame has failed."""
     gate = Gate()
     gate.open.set()
-    lane = Lane("test", gate, limit=100)
+    lane = Lane("test", gate, limit=100, deadlines=Deadlines(5))
 
     outcomes = await asyncio.gather(*(lane.submit(item) for item in range(10, 20)), return_exceptions=True)
 
@@ -160,7 +162,7 @@ async def test_when_the_database_is_away_nothing_is_split() -> None:
         tried.append(len(take()))
         raise Unavailable
 
-    lane = Lane("test", work, limit=100)
+    lane = Lane("test", work, limit=100, deadlines=Deadlines(5))
 
     outcomes = await asyncio.gather(*(lane.submit(item) for item in range(10)), return_exceptions=True)
 
@@ -171,7 +173,7 @@ async def test_when_the_database_is_away_nothing_is_split() -> None:
 async def test_who_leaves_takes_nobody_along() -> None:
     """A caller that went away, waiting or under way, changes nothing for the others."""
     gate = Gate()
-    lane = Lane("test", gate, limit=10)
+    lane = Lane("test", gate, limit=10, deadlines=Deadlines(5))
     under_way, waiting, others = lane.submit(1), lane.submit(2), [lane.submit(3)]
     await asyncio.sleep(0)
     late = lane.submit(4)
@@ -188,7 +190,7 @@ async def test_who_leaves_takes_nobody_along() -> None:
 async def test_the_queue_is_bounded() -> None:
     """More than the limit may not wait; who is refused is told at once, and room is made by working."""
     gate = Gate()
-    lane = Lane("test", gate, limit=2)
+    lane = Lane("test", gate, limit=2, deadlines=Deadlines(5))
     accepted = [lane.submit(1)]
     await asyncio.sleep(0)
     accepted += [lane.submit(2), lane.submit(3)]
@@ -214,7 +216,7 @@ async def test_concurrent_requests_share_transactions(database_url: str) -> None
             return answers
 
         identify.write = counted  # type: ignore[method-assign]
-        one = coalesced(identify, limit=1000)
+        one = coalesced(identify, limit=1000, deadlines=Deadlines(5))
 
         answers = await asyncio.gather(*(one(Identifiers(f"e{n}", str(n), str(n))) for n in range(100)))
 
@@ -233,10 +235,95 @@ async def test_a_request_that_the_database_refuses_fails_alone(database_url: str
     """On PostgreSQL: a batch with one request that cannot be written is written but for that one."""
     await execute(database_url, REFUSE_THIRTEEN)
     async with Database(database_url).opened() as database:
-        one = coalesced(Identify(database), limit=1000)
+        one = coalesced(Identify(database), limit=1000, deadlines=Deadlines(5))
 
         outcomes = await asyncio.gather(
             *(one(Identifiers(f"e{n}", str(n), str(n))) for n in range(30)), return_exceptions=True
         )
 
     assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [13]
+
+
+@pytest.mark.parametrize("changes", [False, True])
+async def test_who_waits_too_long_is_told_so(changes: bool) -> None:
+    """At the deadline a batch under way is given up, what it changes unknown; what waits is given up and never done."""
+    gate = Gate()
+    lane = Lane("test", gate, limit=10, deadlines=Deadlines(0.1), changes=changes)
+    under_way = lane.submit(1)
+    await asyncio.sleep(0)
+    waiting = lane.submit(2)
+
+    async with asyncio.timeout(1):
+        outcomes = await asyncio.gather(under_way, waiting, return_exceptions=True)
+    later = lane.submit(3)
+    gate.open.set()
+
+    assert [type(outcome) for outcome in outcomes] == [
+        OutcomeUnknown if changes else DeadlineExceeded,
+        DeadlineExceeded,
+    ]
+    assert await later == -3
+    assert gate.batches == [[1], [3]]
+
+
+async def test_halves_of_a_batch_have_deadlines_too() -> None:
+    """Who is told that nothing was changed, while another half of its batch is tried, is not tried any more."""
+    given_up = asyncio.Event()
+    tried: list[list[int]] = []
+
+    async def work(take: Take) -> list[int]:
+        batch = take()
+        tried.append(list(batch))
+        if len(batch) > 1:
+            raise ValueError("split")
+        await given_up.wait()
+        return list(batch)
+
+    lane = Lane("test", work, limit=10, deadlines=Deadlines(0.1), changes=True)
+
+    outcomes = await asyncio.gather(lane.submit(1), lane.submit(2), return_exceptions=True)
+    given_up.set()
+    assert await lane.submit(3) == 3
+
+    assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown, DeadlineExceeded]
+    assert [batch for batch in tried if batch] == [[1, 2], [1], [3]]
+
+
+async def test_deadlines_keep_nothing_that_is_answered() -> None:
+    """Who was answered is forgotten within a tick, also behind one who still waits; with nobody there is no timer."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines(0.4)
+    patient = loop.create_future()
+    deadlines.watch(patient)
+    answered = weakref.WeakSet[asyncio.Future[None]]()
+    for _ in range(100):
+        future = loop.create_future()
+        answered.add(future)
+        deadlines.watch(future)
+        future.set_result(None)
+    del future
+
+    async with asyncio.timeout(0.3):
+        while answered:
+            await asyncio.sleep(0.01)
+    assert not patient.done()
+    with pytest.raises(DeadlineExceeded):
+        await patient
+    assert not deadlines._ticking
+
+
+async def test_plain_requests_share_nothing() -> None:
+    """In the plain form each request is a batch of its own, several at once, and the queue is bounded all the same."""
+    gate = Gate()
+    lane = Lane("test", gate, limit=1, deadlines=Deadlines(5), width=2, largest=1)
+    futures = []
+    for item in (1, 2, 3):
+        futures.append(lane.submit(item))
+        await asyncio.sleep(0)
+
+    with pytest.raises(Overloaded):
+        await lane.submit(4)
+
+    assert gate.batches == [[1], [2]]
+    gate.open.set()
+    assert await asyncio.gather(*futures) == [-1, -2, -3]

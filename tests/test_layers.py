@@ -19,6 +19,7 @@ LAYERS = [
     "response",
     "logs",
     "coalesce",
+    "deadlines",
     "identify",
     "reconcile",
     "store",

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import Model, Said
 
-from recon.coalesce import coalesced
+from recon.coalesce import coalesced, plain
 from recon.database import Database
+from recon.deadlines import Deadlines
 from recon.identifiers import Identifiers
 from recon.identify import Identify
 from recon.models import Contact
@@ -90,7 +91,9 @@ def test_the_database_agrees_with_the_model(form: str, database_url: str) -> Non
         model = Model()
         async with Database(database_url).opened() as database:
             identify = Identify(database)
-            one = coalesced(identify, limit=100) if form == "coalesced" else identify.one
+            one = (
+                coalesced(identify, 100, Deadlines(5)) if form == "coalesced" else plain(identify, 100, Deadlines(5), 4)
+            )
             for batch in batches:
                 requests = [identifiers(said) for said in batch]
                 if form == "batches":

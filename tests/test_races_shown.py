@@ -45,7 +45,7 @@ async def _run(
     async with Database(url, pool_size=len(at_once) + 1, writer_lane=False, isolation=isolation).opened() as database:
         identify = Identify(database)
         for said in before:
-            await identify.one(_identifiers(said))
+            await identify.write(partial(list, [_identifiers(said)]))
         # Without FOR UPDATE, which would order some of them already: what is shown is SERIALIZABLE's part.
         monkeypatch.setattr(store, "lock_clusters", AllHaveRead(len(at_once), store.FETCH_CLUSTERS))
         return await asyncio.gather(
