@@ -335,7 +335,7 @@ async def _commit(connection: Connection) -> None:
 def _given_up_after(seconds: float, connection: Connection) -> Iterator[None]:
     """Let whatever waits for a server that no longer answers fail at once.
 
-    It would not answer a ROLLBACK or a farewell either. When it comes back, it finds the connection gone and rolls back.
+    It would not answer a ROLLBACK or a farewell either. When it is back, it finds the connection gone and rolls back.
     """
     watchdog = asyncio.get_running_loop().call_later(seconds, connection.terminate)
     try:

@@ -23,6 +23,8 @@ RETRIES = Counter("recon_transaction_retries", "Transactions begun again because
 POOL_SIZE = Gauge("recon_pool_connections", "Database connections that are open.", multiprocess_mode="livesum")
 POOL_USED = Gauge("recon_pool_connections_used", "Database connections in use.", multiprocess_mode="livesum")
 WAITING = Gauge("recon_waiting_requests", "Requests that wait for a batch.", ["step"], multiprocess_mode="livesum")
+CONNECTIONS = Gauge("recon_connections", "Connections of clients that are open.", multiprocess_mode="livesum")
+CONNECTIONS_CLOSED = Counter("recon_connections_closed", "Connections that were closed for a limit's sake.", ["why"])
 CONTACTS = Counter("recon_contacts_created", "Contacts inserted.", ["precedence"])
 MERGES = Counter("recon_merges", "Clusters that became part of another.")
 

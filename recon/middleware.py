@@ -111,6 +111,8 @@ _DETAILS = {
 
 def _problem_of_http(error: web.HTTPException) -> web.Response:
     response = problem(error.status, _DETAILS.get(HTTPStatus(error.status)) or error.text)
+    if error.status == HTTPStatus.REQUEST_TIMEOUT:
+        response.force_close()  # the rest of the body may still come
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]
     return response
@@ -119,11 +121,44 @@ def _problem_of_http(error: web.HTTPException) -> web.Response:
 def _record(method: str, route: str, status: int, seconds: float, request_id: str) -> None:
     metrics.count_request(route, status, seconds)
     level = _LEVELS[status // 100]
-    if log.isEnabledFor(level):
-        fields = {"request_id": request_id, "status": status, "ms": round(seconds * 1000, 1)}
+    if log.isEnabledFor(level) and (level == logging.DEBUG or _failures.may_be_logged()):
+        fields = {"request_id": request_id, "status": status, "ms": round(seconds * 1000, 1)} | _failures.left_out()
         # Only the route: a path or a query that somebody made up may hold anything.
         log.log(level, "%s %s", method, route, extra=fields)
 
+
+class _Failures:
+    """How many failed requests the log has had in this second, and how many it was spared.
+
+    In a storm a line for each that is refused would take more time than serving it: refusing must be cheap.
+    """
+
+    LINES_A_SECOND = 50
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._lines = 0
+        self._spared = 0
+
+    def may_be_logged(self) -> bool:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        if self._lines <= self.LINES_A_SECOND:
+            return True
+        self._spared += 1
+        return False
+
+    def left_out(self) -> dict[str, int]:
+        """What the next line is to say of those that had none."""
+        if not self._spared:
+            return {}
+        spared, self._spared = self._spared, 0
+        return {"failures_not_logged_before": spared}
+
+
+_failures = _Failures()
 
 # By the first digit of the status.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.INFO, 5: logging.WARNING}

@@ -39,6 +39,7 @@ _LINKS = {
 }
 _PROBLEMS = {
     400: "The body is not JSON, or not an email or a phone number. `errors` says where.",
+    408: "The body did not arrive in time.",
     413: "The body is larger than the server takes.",
     415: "The body is not declared as JSON in UTF-8.",
     503: "The database is away or too much is waiting. Nothing is lost by sending the request again.",
@@ -96,7 +97,7 @@ def _identify() -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": _ref("IdentifyRequest"), "examples": _REQUEST_EXAMPLES}},
         },
-        "responses": {"200": answer} | _problems(400, 413, 415, 503),
+        "responses": {"200": answer} | _problems(400, 408, 413, 415, 503),
     }
 
 

@@ -14,20 +14,19 @@ from gunicorn.glogging import Logger
 from prometheus_client import multiprocess
 
 from recon.app import create_app, make_database
+from recon.connections import BACKLOG, Runner, allow_files
 from recon.errors import Unavailable
 from recon.middleware import protocol_error
 from recon.settings import Settings
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 2048  # connections that may wait to be accepted while the event loop is busy
-KEEPALIVE = 75  # seconds an idle connection is kept; longer than what proxies in front usually keep theirs
-
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests in flight."""
     # aiohttp has no other hook for what fails before there is a request.
     web.RequestHandler.handle_error = protocol_error  # type: ignore[assignment,method-assign]
+    settings = allow_files(settings)
     if settings.workers == 1:
         uvloop.run(_serve(settings))
     else:
@@ -41,12 +40,7 @@ def _runner(settings: Settings) -> web.AppRunner:
     # as is usual takes a twentieth of the time.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    return web.AppRunner(
-        create_app(settings),
-        access_log=None,  # middleware writes it
-        keepalive_timeout=KEEPALIVE,
-        shutdown_timeout=settings.shutdown_timeout,
-    )
+    return Runner(create_app(settings), settings)
 
 
 async def _serve(settings: Settings) -> None:
@@ -56,7 +50,7 @@ async def _serve(settings: Settings) -> None:
     runner = _runner(settings)
     try:
         await runner.setup()
-        await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
+        await web.TCPSite(runner, settings.host, settings.port).start()
         host, port = runner.addresses[0][:2]
         log.info("serving on http://%s:%s (API documentation at /docs)", host, port)
         await stop.wait()

@@ -65,6 +65,18 @@ class Settings(BaseSettings):
     coalesce: bool = Field(True, description="Let concurrent requests share transactions.")
     writer_lane: bool = Field(True, description="Let writing transactions go one after another.")
 
+    max_connections: int = Field(
+        16_384, ge=1, description="Most connections of a process; more get a 503, and before that idle ones are closed."
+    )
+    head_timeout: float = Field(10, gt=0, description="Seconds a new connection has to send the head of a request.")
+    body_timeout: float = Field(10, gt=0, description="Seconds a request has to send its body; then it gets a 408.")
+    send_timeout: float = Field(30, gt=0, description="Seconds a client has to take an answer that it lets wait.")
+    keepalive_timeout: float = Field(
+        75,
+        gt=0,
+        description="Seconds a connection is kept from an answer to the next head; longer than a proxy in front does.",
+    )
+    max_header: int = Field(8190, ge=1024, description="Longest line of a request's head, in bytes; it may have 128.")
     max_body: int = Field(65_536, ge=1024, description="Largest request body, in bytes.")
     shutdown_timeout: float = Field(
         8, ge=0, description="Seconds that requests in flight have to finish on SIGTERM; container engines give ten."
