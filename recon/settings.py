@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     pgbouncer: bool = Field(
         False, description="Keep nothing in a database session between transactions; needed behind pgbouncer."
     )
-    queue_limit: int = Field(10_000, ge=1, description="Most requests that may wait in a process; more get a 503.")
+    queue_limit: int = Field(2000, ge=1, description="Most requests that may wait in a process; more get a 503.")
     request_timeout: float = Field(
         5, gt=0, description="Seconds until a request that the database has not answered yet gets a 503."
     )
