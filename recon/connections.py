@@ -197,10 +197,12 @@ def _close(connection: web.RequestHandler, why: str) -> None:
     request = connection._current_request  # noqa: SLF001
     if why == "body" and request is not None:
         request.content.set_exception(web.HTTPRequestTimeout(text="The body did not arrive in time."))
-    elif connection.transport is not None:
+    elif why == "answer" and connection.transport is not None:
         # What was to be sent is not waited for, by the kernel neither: it would keep it for a client that never reads.
         connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
         connection.transport.abort()
+    else:
+        connection.force_close()
 
 
 def allow_files(settings: Settings) -> Settings:

@@ -35,7 +35,7 @@ async def test_a_storm(workers: int, start_recon: StartRecon, database_url: str)
     """2,000 connections at once lose nothing that was accepted; the rest is refused, and then all is as before."""
     process = start_recon("--database-url", database_url, "--workers", str(workers), "--queue-limit", "100")
 
-    figures = await storm(process.port, process.popen.pid, connections=2000, seconds=2)
+    figures = await storm(process.port, process.popen.pid, connections=2000, seconds=1)
 
     assert figures.connections == 2000
     assert not figures.others
@@ -73,7 +73,7 @@ async def test_a_database_that_stands_still(options: list[str], start_recon: Sta
 
     with stopped(_family(postmaster)):
         # Some make up the batch under way; the others wait, and come at different times.
-        answers = await asyncio.gather(*(_said(process.port, f"{n}", after=n / 20) for n in range(30)))
+        answers = await asyncio.gather(*(_said(process.port, f"{n}", after=n / 30) for n in range(30)))
     recovered = time.monotonic()
     while (await _said(process.port, "after"))[0] != 200:
         assert time.monotonic() < recovered + 5
