@@ -195,10 +195,10 @@ def free_port() -> int:
 
 
 class Process:
-    """A running `recon serve`."""
+    """A running `recon serve`, on a free port unless one is given."""
 
-    def __init__(self, arguments: list[str], log: Path, **options: Any) -> None:
-        self.port = free_port()
+    def __init__(self, arguments: list[str], log: Path, port: int | None = None, **options: Any) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         with log.open("wb") as stderr:
