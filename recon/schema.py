@@ -52,10 +52,13 @@ _LONGEST_PAUSE = 0.1  # seconds before the next try
 
 async def require_schema(connection: Connection) -> None:
     """Raise SchemaMismatch unless the database has this version's schema."""
-    if await connection.fetchval(SCHEMA_COMMENT) != _comment(SCHEMA_VERSION):
+    comment = await connection.fetchval(SCHEMA_COMMENT)
+    if comment is None:
         raise SchemaMismatch(
             f"the database does not have recon's schema {SCHEMA_VERSION}; `recon schema --apply` makes it"
         )
+    if comment != _comment(SCHEMA_VERSION):
+        raise _mismatch(comment)
 
 
 async def require_grants(connection: Connection) -> None:
@@ -97,8 +100,7 @@ async def apply_schema(connection: Connection) -> bool:
         if comment == _comment(SCHEMA_VERSION):
             return False
         if server["has_contact"]:
-            found = f"schema {comment.rpartition(' ')[2]}" if comment else "a table contact that is not recon's"
-            raise SchemaMismatch(f"this recon serves schema {SCHEMA_VERSION}, but the database has {found}")
+            raise _mismatch(comment)
         try:
             async with connection.transaction():
                 await connection.execute(SCHEMA)
@@ -115,3 +117,8 @@ async def apply_schema(connection: Connection) -> bool:
 
 def _comment(version: int) -> str:
     return f"recon schema {version}"
+
+
+def _mismatch(comment: str | None) -> SchemaMismatch:
+    found = f"schema {comment.rpartition(' ')[2]}" if comment else "a table contact that is not recon's"
+    return SchemaMismatch(f"this recon serves schema {SCHEMA_VERSION}, but the database has {found}")

@@ -1,15 +1,22 @@
-"""recon under fire: whatever breaks, nothing is lost, nothing is wrong, and recon is well again by itself."""
+"""recon under fire: whatever breaks, nothing is lost, nothing is wrong, and recon is well again by itself.
 
+And how it starts when its database is not there yet, or is another version's.
+"""
+
+import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
-from conftest import execute, fetch
-from faults import Fault, Fleet, crash, cuts, fleet, kill, pause, stop, survived, terminations
+from conftest import StartRecon, execute, fetch
+from faults import Fault, Fleet, crash, cuts, fleet, kill, pause, stop, survived, terminations, until_well
 from postgres import Cut, Postgres, postgres
+
+from recon.database import SCHEMA
 
 ROUNDS = int(os.environ.get("RECON_TEST_FAULTS", "1"))  # how often each fault comes; more for a soak
 WELL = 5  # seconds after a fault in which everything must be well again
@@ -75,3 +82,80 @@ async def test_the_network_is_cut_in_commit(cut: Cut, rows: int, recons: Fleet) 
                 assert response.status == 200
 
     assert len(await fetch(recons.database_url, "SELECT FROM contact")) == 1
+
+
+async def test_starting_before_the_server(server: Postgres, start_recon: StartRecon) -> None:
+    """recon comes up while nothing listens at its database's address, says that it is not ready, and is soon after."""
+    await execute(server.url(), "CREATE DATABASE later ENCODING UTF8 TEMPLATE template0")
+    server.stop()
+    try:
+        forms = ["--workers", "1"], ["--workers", "2"]
+        processes = [start_recon("--database-url", server.url("later"), *form, ready=False) for form in forms]
+        async with aiohttp.ClientSession() as session:
+            for process in processes:
+                await _until_status(session, f"{process.url}/healthz", 200)
+                await _until_status(session, f"{process.url}/readyz", 503)
+                async with session.post(f"{process.url}/identify", json=SAID) as response:
+                    assert (response.status, response.headers["Retry-After"]) == (503, "1")
+    finally:
+        server.start()
+
+    assert await until_well([process.url for process in processes]) < WELL
+    for process in processes:
+        events = [event["event"] for event in process.events()]
+        assert sum("waiting for it" in event for event in events) == events.count("the database is there; serving")
+        assert not [event for event in process.events() if "where" in event]
+
+
+@pytest.mark.parametrize("version", [0, 99], ids=["older", "newer"])
+async def test_a_database_of_another_version_that_comes_later(
+    version: int, server: Postgres, start_recon: StartRecon
+) -> None:
+    """A process that waits for its database does not serve another version's: one line, until it is put right."""
+    name = f"version_{version}"
+    process = start_recon("--database-url", server.url(name), ready=False)
+    async with aiohttp.ClientSession() as session:
+        await _until_status(session, f"{process.url}/readyz", 503)
+    await execute(server.url(), "CREATE DATABASE hidden ENCODING UTF8 TEMPLATE template0")
+    await execute(server.url("hidden"), SCHEMA, f"COMMENT ON TABLE contact IS 'recon schema {version}'")
+    await execute(server.url(), f"ALTER DATABASE hidden RENAME TO {name}")
+    complaint = f"this recon serves schema 1, but the database has schema {version}"
+
+    async with aiohttp.ClientSession() as session:
+        await _until_status(session, f"{process.url}/readyz", 503, complaint)
+        async with session.post(f"{process.url}/identify", json=SAID) as response:
+            assert response.status == 503
+        await execute(server.url(name), "COMMENT ON TABLE contact IS 'recon schema 1'")
+        await _until_status(session, f"{process.url}/readyz", 200)
+
+    assert [event["level"] for event in process.events() if event["event"] == complaint] == ["error"]
+
+
+@pytest.mark.parametrize("version", [0, 99], ids=["older", "newer"])
+async def test_a_database_that_changes_its_version(version: int, recons: Fleet) -> None:
+    """A process whose database becomes another version's is not ready, says why in a line, and is again afterwards."""
+    complaint = f"this recon serves schema 1, but the database has schema {version}"
+    await execute(recons.database_url, f"COMMENT ON TABLE contact IS 'recon schema {version}'")
+
+    async with aiohttp.ClientSession() as session:
+        for url in recons.urls:
+            await _until_status(session, f"{url}/readyz", 503, complaint)
+        await execute(recons.database_url, "COMMENT ON TABLE contact IS 'recon schema 1'")
+        for url in recons.urls:
+            await _until_status(session, f"{url}/readyz", 200)
+
+    assert recons.complaints() == []
+
+
+async def _until_status(session: aiohttp.ClientSession, url: str, status: int, detail: str = "") -> None:
+    """Return once an answer has the status, and the detail in it."""
+    answer: tuple[int, str] | None = None
+    with suppress(TimeoutError):
+        async with asyncio.timeout(WELL):
+            while answer is None or answer[0] != status or detail not in answer[1]:
+                with suppress(aiohttp.ClientConnectionError):
+                    async with session.get(url) as response:
+                        answer = response.status, await response.text()
+                await asyncio.sleep(0.02)
+            return
+    raise AssertionError(f"{url}: {answer}")
