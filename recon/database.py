@@ -20,6 +20,7 @@ Work: TypeAlias = Callable[[Connection], Awaitable[T]]
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 3.0  # seconds until a connection attempt counts as failed
+CHECK_TIMEOUT = 2.0  # seconds until a database that has not answered counts as away
 STARTUP_RETRY = 1.0  # seconds between looks at a database that is not there yet
 
 # How every session plans: each statement of a request is a walk along indexes, from the first row of a
@@ -141,7 +142,11 @@ class Database:
         """Raise Unavailable unless the database answers, has the schema, and lets this role serve it."""
         if not self._ready:
             raise Unavailable(self._why_not_ready)
-        await self._on_connection(require_grants)
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT):
+                await self._on_connection(require_grants)
+        except TimeoutError as error:
+            raise Unavailable from error
 
     async def snapshot(self, step: str, work: Work[T]) -> T:
         """Run `work`, a single statement that only reads, as its own serializable transaction.
@@ -197,8 +202,12 @@ class Database:
                 connection = self._idle_one() or await self._connect()
                 metrics.POOL_USED.inc()
                 try:
-                    with _given_up_after(self._transaction_timeout, connection):
+                    with self._watched(connection, self._transaction_timeout):
                         return await work(connection)
+                except (asyncio.CancelledError, OutcomeUnknown):
+                    # The server may yet do what it was sent, begin a transaction for one: nobody is to get into that.
+                    connection.terminate()
+                    raise
                 finally:
                     metrics.POOL_USED.dec()
                     if connection.is_closed() or connection.is_in_transaction():
@@ -214,6 +223,25 @@ class Database:
             metrics.POOL_SIZE.dec()
         return None
 
+    @contextmanager
+    def _watched(self, connection: Connection, seconds: float) -> Iterator[None]:
+        """Let what still waits for the server's answer by then fail, and all idle connections with it.
+
+        A server that does not answer would answer neither a ROLLBACK nor a farewell, nor, perhaps, the next
+        session. When it is back, it finds its connections gone and rolls back.
+        """
+        watchdog = asyncio.get_running_loop().call_later(seconds, self._give_up, connection)
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
+    def _give_up(self, connection: Connection) -> None:
+        connection.terminate()
+        metrics.POOL_SIZE.dec(len(self._idle))
+        while self._idle:
+            self._idle.pop().terminate()
+
     async def _connect(self) -> Connection:
         connection = await _open(
             self._url,
@@ -223,7 +251,7 @@ class Database:
         metrics.POOL_SIZE.inc()
         if self._begin_reading is None:
             try:
-                with _given_up_after(CONNECT_TIMEOUT, connection):
+                with self._watched(connection, CONNECT_TIMEOUT):
                     await _require_own_session(connection, self._session)
             except BaseException:
                 await self._close(connection)
@@ -310,7 +338,7 @@ def _transaction(begin: str, work: Work[T]) -> Work[T]:
         await connection.execute(begin)
         try:
             result = await work(connection)
-        except BaseException:
+        except asyncpg.PostgresError:  # after anything else `_on_connection` ends the session
             if not connection.is_closed():
                 await connection.execute("ROLLBACK")
             raise
@@ -329,19 +357,6 @@ async def _commit(connection: Connection) -> None:
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise OutcomeUnknown from error
-
-
-@contextmanager
-def _given_up_after(seconds: float, connection: Connection) -> Iterator[None]:
-    """Let whatever waits for a server that no longer answers fail at once.
-
-    It would not answer a ROLLBACK or a farewell either. When it is back, it finds the connection gone and rolls back.
-    """
-    watchdog = asyncio.get_running_loop().call_later(seconds, connection.terminate)
-    try:
-        yield
-    finally:
-        watchdog.cancel()
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from recon import invariants
 PROCESSES = 2
 REQUESTS = 3_000  # that are acknowledged in a round: a third of them before the fault, a third after it at least
 UNTIL_WELL = 30  # seconds after which looking for a service that is well again is given up
+UNTIL_KNOWN = 3  # seconds until a process must say that its database does not answer
 PROBES = "probes.example"  # whose customers are sent to see whether a process serves
 
 
@@ -277,6 +278,7 @@ def pause(seconds: float) -> Fault:
                 *(_look(f"{url}/{path}") for url in recons.urls for path in ("healthz", "readyz"))
             )
             assert [status for status, _ in looks] == [200, 503] * PROCESSES
+            assert max(taken for _, taken in looks) < UNTIL_KNOWN
             await asyncio.sleep(started + seconds - time.monotonic())
             served = [each for each in history.of(Outcome.ACKNOWLEDGED) if each.ended > started + 1]
             assert not served, "it did not stand still"

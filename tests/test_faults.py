@@ -6,6 +6,7 @@ And how it starts when its database is not there yet, or is another version's.
 import asyncio
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,8 @@ from conftest import StartRecon, execute, fetch
 from faults import Fault, Fleet, crash, cuts, fleet, kill, pause, stop, survived, terminations, until_well
 from postgres import Cut, Postgres, postgres
 
-from recon.database import SCHEMA
+from recon.database import SCHEMA, Connection, Database
+from recon.errors import Unavailable
 
 ROUNDS = int(os.environ.get("RECON_TEST_FAULTS", "1"))  # how often each fault comes; more for a soak
 WELL = 5  # seconds after a fault in which everything must be well again
@@ -159,3 +161,26 @@ async def _until_status(session: aiohttp.ClientSession, url: str, status: int, d
                 await asyncio.sleep(0.02)
             return
     raise AssertionError(f"{url}: {answer}")
+
+
+async def test_a_connection_that_ran_into_its_time_limit_is_not_used_again(
+    server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the database has not answered in time it may still do, in that session: nobody else gets into it."""
+    monkeypatch.setattr("recon.database.CONNECT_TIMEOUT", 0.3)
+    await execute(server.url(), "CREATE DATABASE slow ENCODING UTF8 TEMPLATE template0")
+    async with Database(server.url("slow"), statement_timeout=0.2).opened() as database:
+        before = await database.snapshot("test", _pid)
+        with server.paused():
+            started = time.monotonic()
+            with pytest.raises(Unavailable):
+                await database.serializable("test", _pid)
+            assert time.monotonic() - started < 1
+
+        assert await database.snapshot("test", _pid) != before
+        assert await database.serializable("test", _pid) != before
+
+
+async def _pid(connection: Connection) -> int:
+    """The server process of the session."""
+    return await connection.fetchval("SELECT pg_backend_pid()")
