@@ -71,6 +71,7 @@ def check(history: History, rows: Sequence[Contact]) -> list[str]:
         *_lost(table, acknowledged),
         *_unlinked_rows(table, possible),
         *_wrong_answers(table, answers),
+        *_skipping_answers(table, answers),
         *_unlinked_answers(answers, possible),
         *_moments(table, answers, history.of(Outcome.UNKNOWN)),
     ]
@@ -84,11 +85,15 @@ class _Table:
         self.by_id = {row["id"]: row for row in self.rows}
         self.clusters: dict[int, list[Contact]] = defaultdict(list)  # by the id that the rows link to
         self.roots: dict[str, set[int]] = defaultdict(set)  # by identifier
+        self.added_to: dict[int, int] = {}  # by id of a row that was added to a cluster: a row that was there
+        holders: dict[str, int] = {}
         for row in self.rows:
             root = row["linked_id"] or row["id"]
             self.clusters[root].append(row)
             for name in _names(row):
                 self.roots[name].add(root)
+                if holders.setdefault(name, row["id"]) != row["id"]:
+                    self.added_to[row["id"]] = holders[name]
 
 
 def _names(row: Contact) -> list[str]:
@@ -226,6 +231,22 @@ def _wrong_answers(table: _Table, answers: list[_Answer]) -> Iterator[str]:
             yield f"answer: {answer.first} was not answered with what contacts {answer.ids} add up to"
 
 
+def _skipping_answers(table: _Table, answers: list[_Answer]) -> Iterator[str]:
+    """Answers that lack a row though they have one that was added to it, or was added after it."""
+    for answer in answers:
+        ids = set(answer.ids).intersection(table.by_id)
+        root = min((table.by_id[row_id]["linked_id"] or row_id for row_id in ids), default=0)
+        lacking: list[int] = []
+        for row in table.clusters.get(root, ()):
+            if row["id"] not in ids:
+                lacking += [row["id"]] if table.added_to.get(row["id"]) in ids else []
+                continue
+            lacking += [other for other in [table.added_to.get(row["id"])] if other is not None and other not in ids]
+            if lacking:
+                yield f"stale: {answer.first} was answered with contact {row['id']}, but without {lacking}"
+                break
+
+
 def _consolidated(rows: list[Contact]) -> dict[str, Any]:
     """The answer that the rows of a cluster add up to."""
     oldest, *others = sorted(rows, key=lambda row: (row["created_at"], row["id"]))
@@ -266,6 +287,10 @@ class _State:
     seen: list[Exchange]
     since: Exchange | None = None  # the earliest moment is that of this one's start
 
+    def __str__(self) -> str:
+        """Its contacts' ids."""
+        return f"contacts {sorted(part for part in self.parts if isinstance(part, int))}"
+
     @property
     def until(self) -> list[Exchange]:
         """Whoever began before it became another."""
@@ -274,33 +299,27 @@ class _State:
 
 def _moments(table: _Table, answers: list[_Answer], unknown: list[Exchange]) -> Iterator[str]:
     """Go through the states from the smallest on, and find for each the earliest moment that it can have begun."""
-    states: dict[frozenset[int | str], _State] = {}
-    for answer in answers:
-        parts = answer.names.union(answer.ids)
-        states.setdefault(parts, _State(parts, [])).seen.extend(answer.exchanges)
-    for rows in table.clusters.values():
-        parts = frozenset(part for row in rows for part in (row["id"], *_names(row)))
-        states.setdefault(parts, _State(parts, []))
     unknown_by_name: dict[str, list[Exchange]] = defaultdict(list)
     for exchange in unknown:
         for name in exchange.said.names:
             unknown_by_name[name].append(exchange)
-
     largest: dict[int | str, _State] = {}  # so far, by what is in it
-    for state in sorted(states.values(), key=lambda state: len(state.parts)):
+    for state in sorted(_states(table, answers), key=lambda state: len(state.parts)):
         smaller = {largest[part] for part in state.parts if part in largest}
         for other in smaller:
             if not other.parts <= state.parts:
-                yield _disorder(other, state)
-        witnesses = [each for other in smaller if other.parts <= state.parts for each in other.until]
-        after = max(witnesses, key=lambda exchange: exchange.started, default=None)
-        leading = {id(each): each for part in state.parts for each in unknown_by_name.get(str(part), ())}
-        causes = [
-            each
-            for each in (*state.seen, *leading.values())
-            if state.parts.issuperset(each.said.names) and _changes(each, largest)
-        ]
-        yield from _begin(state, after, causes)
+                yield f"order: {other} and {state} were seen, and neither can have been the earlier"
+        silent = {id(each): each for part in state.parts for each in unknown_by_name.get(str(part), ())}
+        candidates = [each for each in (*state.seen, *silent.values()) if state.parts.issuperset(each.said.names)]
+        causes = [each for each in candidates if _changes(each, largest)]
+        after = [each for other in smaller if other.parts <= state.parts for each in other.until]
+        for row_id in state.parts.intersection(table.by_id).difference(largest):
+            row = table.by_id[row_id]
+            creators = [each for each in causes if each.said.row == (row["email"], row["phone_number"])]
+            after += [min(creators, key=_started)] if creators else []
+            if all(each.outcome is Outcome.ACKNOWLEDGED for each in creators):
+                causes = creators  # answered with this state, so it began with one of them
+        yield from _begin(state, max(after, key=_started, default=None), causes)
         largest.update(dict.fromkeys(state.parts, state))
 
 
@@ -310,27 +329,34 @@ def _changes(exchange: Exchange, largest: dict[int | str, _State]) -> bool:
     return len(states) > 1 or None in states
 
 
+def _states(table: _Table, answers: list[_Answer]) -> Iterable[_State]:
+    """All clusters that were answered, and those of the table."""
+    states: dict[frozenset[int | str], _State] = {}
+    for answer in answers:
+        parts = answer.names.union(answer.ids)
+        states.setdefault(parts, _State(parts, [])).seen.extend(answer.exchanges)
+    for rows in table.clusters.values():
+        parts = frozenset(part for row in rows for part in (row["id"], *_names(row)))
+        states.setdefault(parts, _State(parts, []))
+    return states.values()
+
+
+def _started(exchange: Exchange) -> float:
+    return exchange.started
+
+
 def _begin(state: _State, after: Exchange | None, causes: list[Exchange]) -> Iterator[str]:
     """Settle since when a state can have been: not before `after` began, and while one of `causes` was under way."""
     possible = [each for each in causes if after is None or after.started <= each.latest]
-    if not possible:
-        state.since = min(state.until, key=lambda exchange: exchange.started, default=None)
-        if not causes:
-            yield f"unlinked: no request can have led to {_short(state)}"
+    if possible:
+        first = min(possible, key=_started)
+        state.since = first if after is None else max(first, after, key=_started)
+        for exchange in state.seen:
+            if exchange.ended < state.since.started:
+                yield f"stale: {state.since} began after {exchange} had been answered with more, and comes before it"
+    else:
+        state.since = min(state.until, key=_started, default=None)
+        if causes:
+            yield f"stale: {after} began after {causes[0]} had been answered with more, and comes before it"
         else:
-            yield f"stale: {after} began after {causes[0]} had been acknowledged, and saw less"
-        return
-    state.since = min(possible, key=lambda exchange: exchange.started)
-    if after is not None and after.started > state.since.started:
-        state.since = after
-    for exchange in state.seen:
-        if exchange.ended < state.since.started:
-            yield f"stale: {state.since} began after {exchange} had been answered, and saw less"
-
-
-def _disorder(one: _State, other: _State) -> str:
-    return f"order: {_short(one)} and {_short(other)} were seen, and neither can have been the earlier"
-
-
-def _short(state: _State) -> str:
-    return "contacts " + ", ".join(sorted(str(part) for part in state.parts if isinstance(part, int)))
+            yield f"unlinked: no request can have led to {state}"

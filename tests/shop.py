@@ -16,7 +16,7 @@ clusters. Every identifier is the shop's own (it has the seed in it), and cluste
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count, islice
@@ -155,20 +155,21 @@ def _outcome(status: int, body: bytes) -> Outcome:
 async def driving(
     urls: Sequence[str],
     *,
-    seed: int,
+    seed: int = 0,
     requests: int | None = None,
+    said: Iterable[Said] | None = None,
     clients: int = 32,
     patience: float = 60,
     pause: float = 0.1,
     timeout: float = 30,  # noqa: ASYNC109 (of each exchange)
 ) -> AsyncIterator[History]:
-    """Send the requests of the shop with this seed, from so many clients, to the `urls` in turn.
+    """Send the requests of the shop with this seed (or what is `said`), from so many clients, to the `urls` in turn.
 
     Leaving the block waits for all `requests` to be done; when they are not counted, it stops the clients.
     What was not answered for good is sent again, after `pause` seconds, for `patience` seconds (0: never).
     """
     history = History()
-    numbered = enumerate(islice(_Shop(seed).requests(), requests))
+    numbered = enumerate(islice(_Shop(seed).requests() if said is None else said, requests))
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(
         connector=connector, timeout=aiohttp.ClientTimeout(total=timeout), cookie_jar=aiohttp.DummyCookieJar()
@@ -179,7 +180,7 @@ async def driving(
         running.add_done_callback(lambda _: history.end())
         try:
             yield history
-            if requests is None:
+            if requests is None and said is None:
                 history.stop()
             await running
         finally:
