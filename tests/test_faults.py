@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from conftest import StartRecon, execute, fetch
 from faults import Fault, Fleet, crash, cuts, fleet, kill, pause, stop, survived, terminations, until_well
-from postgres import Cut, Postgres, postgres
+from postgres import Cut, Postgres, postgres, suspended
 
 from recon.database import SCHEMA, Connection, Database
 from recon.errors import Unavailable
@@ -179,6 +179,27 @@ async def test_a_connection_that_ran_into_its_time_limit_is_not_used_again(
 
         assert await database.snapshot("test", _pid) != before
         assert await database.serializable("test", _pid) != before
+
+
+async def test_when_one_session_does_not_answer_the_idle_ones_are_not_tried(
+    server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the server at the other end has vanished without a word, one time limit has to pass, not one a session."""
+    monkeypatch.setattr("recon.database.CONNECT_TIMEOUT", 0.3)
+    await execute(server.url(), "CREATE DATABASE vanished ENCODING UTF8 TEMPLATE template0")
+    async with Database(server.url("vanished"), statement_timeout=0.2).opened() as database:
+        everyone_has_one = asyncio.Barrier(3)
+
+        async def wait_for_all(connection: Connection) -> int:
+            await everyone_has_one.wait()
+            return await _pid(connection)
+
+        pids = await asyncio.gather(*(database.snapshot("test", wait_for_all) for _ in range(3)))
+        with suspended(*pids):
+            with pytest.raises(Unavailable):
+                await database.snapshot("test", _pid)
+
+            assert await database.snapshot("test", _pid) not in pids
 
 
 async def _pid(connection: Connection) -> int:
