@@ -19,7 +19,9 @@
    to it is under way, and before the first answer with it ends. Taking the earliest such moment for each,
    the smallest state first, finds moments for all if there are any.
 
-All of it is near-linear in the size of what was answered, where the same answer counts once.
+What is right is never complained of. Where every request was acknowledged, no answer that is wrong passes
+either; an unknown request may be taken to explain two things of which it can have done only one. All of it
+is near-linear in the size of what was answered, where the same answer counts once.
 """
 
 import json
@@ -311,14 +313,14 @@ def _moments(table: _Table, answers: list[_Answer], unknown: list[Exchange]) -> 
                 yield f"order: {other} and {state} were seen, and neither can have been the earlier"
         silent = {id(each): each for part in state.parts for each in unknown_by_name.get(str(part), ())}
         candidates = [each for each in (*state.seen, *silent.values()) if state.parts.issuperset(each.said.names)]
-        causes = [each for each in candidates if _changes(each, largest)]
+        changing = causes = [each for each in candidates if _changes(each, largest)]
         after = [each for other in smaller if other.parts <= state.parts for each in other.until]
         for row_id in state.parts.intersection(table.by_id).difference(largest):
             row = table.by_id[row_id]
-            creators = [each for each in causes if each.said.row == (row["email"], row["phone_number"])]
+            creators = [each for each in changing if each.said.row == (row["email"], row["phone_number"])]
             after += [min(creators, key=_started)] if creators else []
             if all(each.outcome is Outcome.ACKNOWLEDGED for each in creators):
-                causes = creators  # answered with this state, so it began with one of them
+                causes = [each for each in causes if each in creators]  # answered with this state, so it began it
         yield from _begin(state, max(after, key=_started, default=None), causes)
         largest.update(dict.fromkeys(state.parts, state))
 
