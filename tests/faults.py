@@ -11,6 +11,7 @@ with figures that show that something was, and raises AssertionError when nothin
 import asyncio
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class Fleet:
     database_url : straight to the database.
     proxies : the networks, one for each process.
     processes : those that were started last.
-    logs : of all that were ever started.
+    urls : the processes' addresses.
     """
 
     def __init__(self, server: Postgres, database: str, proxies: Sequence[Proxy], start: StartRecon) -> None:
@@ -255,19 +256,18 @@ async def stop(recons: Fleet, history: History) -> dict[str, float]:
     recons.restart(0)
     assert code == 0
     dropped = [each for each in history.of(Outcome.UNKNOWN) if each.url == recons.urls[0]]
-    assert not [str(each) for each in dropped if _was_filed(each, history, rows)], "accepted and not answered"
+    assert not _filed(dropped, history, rows), "accepted and not answered"
     return {"in flight": len(in_flight), "dropped unread": len(dropped)}
 
 
-def _was_filed(exchange: Exchange, history: History, rows: Sequence[Contact]) -> bool:
-    """Whether there is a row that none but this attempt can have left."""
-    now = time.time() - time.monotonic()  # what to add to a moment to compare it with the database's
-    others = {each.said.row for each in history.exchanges if each.number != exchange.number}
-    return exchange.said.row not in others and any(
-        (row["email"], row["phone_number"]) == exchange.said.row
-        and row["created_at"].timestamp() < now + exchange.ended
-        for row in rows
-    )
+def _filed(exchanges: Sequence[Exchange], history: History, rows: Sequence[Contact]) -> list[str]:
+    """Those that left a row before they ended, one that no other request can have left."""
+    epoch = time.time() - time.monotonic()  # the moment 0 by the database's clock, which is this machine's
+    made = {(row["email"], row["phone_number"]): row["created_at"].timestamp() - epoch for row in rows}
+    requests = Counter(row for _, row in {(each.number, each.said.row) for each in history.exchanges})
+    return [
+        str(each) for each in exchanges if requests[each.said.row] == 1 and made.get(each.said.row, inf) < each.ended
+    ]
 
 
 def pause(seconds: float) -> Fault:
@@ -323,3 +323,14 @@ def cuts(count: int) -> Fault:
 
 def _of_unknown_outcome(history: History) -> list[Exchange]:
     return [each for each in history.of(Outcome.UNKNOWN) if b"urn:recon:outcome-unknown" in each.body]
+
+
+FAULTS: dict[str, Fault] = {
+    "kill -9 before COMMIT": kill(Cut.BEFORE),
+    "kill -9 after COMMIT": kill(Cut.AFTER),
+    "the database crashes": crash,
+    "sessions are ended": terminations(20),
+    "SIGTERM": stop,
+    "the database stands still": pause(10),
+    "the network is cut in COMMIT": cuts(20),
+}

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from conftest import StartRecon, execute, fetch
-from faults import Fault, Fleet, crash, cuts, fleet, kill, pause, stop, survived, terminations, until_well
+from faults import FAULTS, REQUESTS, Fleet, fleet, survived, until_well
 from postgres import Cut, Postgres, postgres, suspended
 
 from recon.database import SCHEMA, Connection, Database
@@ -39,26 +39,15 @@ async def recons(server: Postgres, tmp_path: Path) -> AsyncIterator[Fleet]:
         yield recons
 
 
-FAULTS: dict[str, Fault] = {
-    "kill -9 before COMMIT": kill(Cut.BEFORE),
-    "kill -9 after COMMIT": kill(Cut.AFTER),
-    "the database crashes": crash,
-    "sessions are ended": terminations(20),
-    "SIGTERM": stop,
-    "the database stands still": pause(10),
-    "the network is cut in COMMIT": cuts(20),
-}
-
-
 @pytest.mark.timeout(120 + 60 * ROUNDS)
 @pytest.mark.parametrize("name", FAULTS)
 async def test_survived(name: str, recons: Fleet) -> None:
     """Thousands of requests while something breaks: every answer was right, and so is what is in the database."""
+    # Raises when the fault has not happened, or nobody has noticed.
     figures = await survived(FAULTS[name], recons, seed=sorted(FAULTS).index(name), rounds=ROUNDS)
 
     assert figures.violations == []
-    assert figures.load["requests"] > 3_000 * ROUNDS
-    assert figures.load["retried"] > 0
+    assert figures.load["requests"] > REQUESTS * ROUNDS
     assert figures.until_well < WELL
 
 
