@@ -152,13 +152,10 @@ async def _until_status(session: aiohttp.ClientSession, url: str, status: int, d
     raise AssertionError(f"{url}: {answer}")
 
 
-async def test_a_connection_that_ran_into_its_time_limit_is_not_used_again(
-    server: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_connection_that_ran_into_its_time_limit_is_not_used_again(server: Postgres) -> None:
     """What the database has not answered in time it may still do, in that session: nobody else gets into it."""
-    monkeypatch.setattr("recon.database.CONNECT_TIMEOUT", 0.3)
     await execute(server.url(), "CREATE DATABASE slow ENCODING UTF8 TEMPLATE template0")
-    async with Database(server.url("slow"), statement_timeout=0.2).opened() as database:
+    async with Database(server.url("slow"), transaction_timeout=0.3).opened() as database:
         before = await database.snapshot("test", _pid)
         with server.paused():
             started = time.monotonic()
@@ -170,13 +167,10 @@ async def test_a_connection_that_ran_into_its_time_limit_is_not_used_again(
         assert await database.serializable("test", _pid) != before
 
 
-async def test_when_one_session_does_not_answer_the_idle_ones_are_not_tried(
-    server: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_when_one_session_does_not_answer_the_idle_ones_are_not_tried(server: Postgres) -> None:
     """When the server at the other end has vanished without a word, one time limit has to pass, not one a session."""
-    monkeypatch.setattr("recon.database.CONNECT_TIMEOUT", 0.3)
     await execute(server.url(), "CREATE DATABASE vanished ENCODING UTF8 TEMPLATE template0")
-    async with Database(server.url("vanished"), statement_timeout=0.2).opened() as database:
+    async with Database(server.url("vanished"), transaction_timeout=0.3).opened() as database:
         everyone_has_one = asyncio.Barrier(3)
 
         async def wait_for_all(connection: Connection) -> int:
