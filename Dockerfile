@@ -1,6 +1,7 @@
 # The image of recon: `make docker`, or `docker build --tag recon .`
-# Without DATABASE_URL it runs its own PostgreSQL, whose data is in /data:
-#   docker run --volume recon:/data --publish 127.0.0.1:8000:8000 recon
+# Without DATABASE_URL it runs its own PostgreSQL, whose data is in /data. Without API keys it serves nobody but by
+# RECON_ALLOW_ANONYMOUS, since it cannot know whom --publish lets in; here this machine alone:
+#   docker run --volume recon:/data --publish 127.0.0.1:8000:8000 --env RECON_ALLOW_ANONYMOUS=1 recon
 
 FROM python:3.13-slim AS builder
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -31,9 +32,11 @@ WORKDIR /data
 EXPOSE 8000
 # By itself, not through a proxy that the environment may name. The start may take an initdb or a recovery.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD ["python", "-c", "\
-import os, urllib.request as r; \
+import os, ssl, urllib.request as r; \
 port = os.getenv('RECON_PORT') or os.getenv('PORT') or 8000; \
-r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{port}/healthz', timeout=2)"]
+scheme = 'https' if os.getenv('RECON_TLS_CERT') else 'http'; \
+itself = r.HTTPSHandler(context=ssl._create_unverified_context()); \
+r.build_opener(r.ProxyHandler({}), itself).open(f'{scheme}://127.0.0.1:{port}/healthz', timeout=2)"]
 STOPSIGNAL SIGTERM
 # The exec form, so that signals reach recon and not a shell.
 ENTRYPOINT ["recon"]

@@ -18,10 +18,11 @@ install: .venv/runtime  ## Make .venv with recon in it (.venv/bin/recon)
 test: .venv/dev  ## Run the whole test suite on a real PostgreSQL
 	$(BIN)/python -m pytest
 
-lint: .venv/dev  ## Check style and types
+lint: .venv/dev  ## Check style, types and security
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml recon
 
 # Seconds for each of its two halves.
 FUZZ_SECONDS ?= 300

@@ -1,25 +1,28 @@
 """The application: what it carries, how it starts and ends, which path leads where."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from recon import middleware, openapi, ops
+from recon import access, middleware, openapi, ops
 from recon.coalesce import coalesced, plain
 from recon.database import Database
 from recon.deadlines import Deadlines
 from recon.identify import Identify
+from recon.keys import Keys, keys_of
 from recon.routes import identify_handler
-from recon.settings import Settings, database_url
+from recon.settings import Settings, database_url, origins
 
 DATABASE = web.AppKey("database", Database)
+KEYS = web.AppKey("keys", Keys)
 
 
 def create_app(settings: Settings) -> web.Application:
     """The application that serves the settings' database, which must be given.
 
     Raises SchemaMismatch at start-up when that database cannot be served; one that is not there yet
-    is waited for, with /readyz at 503.
+    is waited for, with /readyz at 503. Raises Misconfigured for API keys that are not such.
     """
     database = make_database(settings)
     identify = Identify(database)
@@ -29,19 +32,29 @@ def create_app(settings: Settings) -> web.Application:
     else:
         one = plain(identify, settings.queue_limit, deadlines, settings.pool_size)
 
+    keys = keys_of(settings)
     routes = [
-        web.post("/identify", identify_handler(one, settings)),
+        web.post(
+            "/identify",
+            access.allowing(keys, "identify", identify_handler(one, settings)),
+            expect_handler=access.expectation(keys, "identify"),
+        ),
         web.get("/healthz", ops.healthz),
         web.get("/readyz", ops.readyz_handler(database)),
-        web.get("/metrics", ops.metrics),
-        *openapi.routes(),
+        web.get("/metrics", access.allowing(keys, "read", ops.metrics)),
+        *openapi.routes(with_keys=keys is not None),
     ]
+    if settings.cors_origins:
+        routes.append(web.options("/identify", access.preflight))
 
     app = web.Application(client_max_size=settings.max_body)
     app[DATABASE] = database
     app.cleanup_ctx.append(_database)
     app.on_response_prepare.append(middleware.sign)
-    app.add_routes(middleware.routed(routes))
+    app.add_routes(access.to_origins(origins(settings), middleware.routed(routes)))
+    if keys is not None:
+        app[KEYS] = keys
+        app.cleanup_ctx.append(_keys)
     return app
 
 
@@ -61,3 +74,9 @@ def make_database(settings: Settings) -> Database:
 async def _database(app: web.Application) -> AsyncIterator[None]:
     async with app[DATABASE].opened():
         yield
+
+
+async def _keys(app: web.Application) -> AsyncIterator[None]:
+    following = asyncio.create_task(app[KEYS].follow())
+    yield
+    following.cancel()

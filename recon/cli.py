@@ -9,15 +9,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from recon import __version__
+from recon import __version__, keys, listening
 from recon.errors import ReconError
-from recon.settings import Settings, database_url, redacted
+from recon.settings import VARIABLE_ONLY, Settings, database_url, has_password, redacted
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,16 @@ def variables(name: str) -> list[str]:
     return [str(choice) for choice in alias.choices] if alias else [f"RECON_{name.upper()}"]  # type: ignore[union-attr]
 
 
+def is_option(name: str) -> bool:
+    """Whether a setting can be given as an option, and not by its variable alone."""
+    return Settings.model_fields[name].json_schema_extra != VARIABLE_ONLY
+
+
 def settings_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command an option for each of the named settings, all of them by default."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed(names or tuple(Settings.model_fields)):
+        for name in reversed(names or tuple(filter(is_option, Settings.model_fields))):
             command = _option(name, Settings.model_fields[name])(command)
         return command
 
@@ -97,12 +103,21 @@ def database_of(settings: Settings) -> Iterator[Settings]:
         yield settings.model_copy(update={"database_url": SecretStr(url)})
 
 
-@main.command()
+def _variables_alone() -> str:
+    fields = [(name, field) for name, field in Settings.model_fields.items() if not is_option(name)]
+    return "By variable alone: " + " ".join(f"{variables(name)[0]} ({field.description})" for name, field in fields)
+
+
+@main.command(epilog=_variables_alone())
 @settings_options()
 def serve(**options: Any) -> None:
     """Serve POST /identify."""
     settings = load_settings(options)
     _configure_logs(settings)
+    if options["database_url"] and has_password(options["database_url"]):
+        log.warning("everybody on this machine can see the password in --database-url; RECON_DATABASE_URL hides it")
+    with _failing_clearly():
+        listening.check(settings)  # before a database is started for nothing
     # Until the server has its own handlers: as process 1 of a container recon would not be stopped at all, and
     # elsewhere it would leave the embedded PostgreSQL behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -142,6 +157,29 @@ def schema(*, apply: bool, grant: str | None, **options: Any) -> None:
     with _failing_clearly(), database_of(load_settings(options)) as settings:
         created = asyncio.run(apply_schema_to(database_url(settings), grant))
     click.echo("the schema was applied" if created else "the schema is there already")
+
+
+@main.command()
+@click.option("--name", required=True, metavar="NAME", help="Whose it is; the log says it of each request.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(keys.SCOPES),
+    default=["identify"],
+    show_default=True,
+    help="What it allows: identify, read (metrics), or admin for everything. Can be given several times.",
+)
+@click.option("--append", type=click.Path(path_type=Path), metavar="FILE", help="Add the line to this file of keys.")
+def key(name: str, scopes: tuple[str, ...], append: Path | None) -> None:
+    """Make an API key: print its secret, this once, and the line that the file of keys needs."""
+    with _failing_clearly():
+        secret, line = keys.new_key(name, scopes)
+        if append is not None:
+            keys.append(append, line)
+    click.echo(secret)
+    if append is None:
+        click.echo(line)
 
 
 def _configure_logs(settings: Settings) -> None:

@@ -2,6 +2,9 @@
 
     ReconError
     ├── InvalidRequest      the caller's mistake
+    ├── Unauthorized        nobody knows who asks
+    ├── Forbidden           who asks may not
+    ├── Misconfigured       the operator's mistake
     ├── SchemaMismatch      the database is not one that this version can serve
     └── Unavailable         nobody's mistake: try again later
         ├── Overloaded
@@ -39,6 +42,24 @@ class InvalidRequest(ReconError):
     def __init__(self, errors: list[FieldError]) -> None:
         super().__init__()
         self.errors = errors
+
+
+class Unauthorized(ReconError):
+    """An API key that recon knows is needed: Authorization: Bearer, and the key."""
+
+    code = "unauthorized"
+
+
+class Forbidden(ReconError):
+    """The API key that came with the request is for something else."""
+
+    code = "forbidden"
+
+
+class Misconfigured(ReconError):
+    """The settings, or the files that they name, are not such that recon could run."""
+
+    code = "misconfigured"
 
 
 class SchemaMismatch(ReconError):

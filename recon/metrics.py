@@ -3,7 +3,9 @@
 import asyncio
 from functools import lru_cache
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import PLATFORM_COLLECTOR, REGISTRY, Counter, Gauge, Histogram
+
+REGISTRY.unregister(PLATFORM_COLLECTOR)  # Python's version is nobody's business
 
 REQUESTS = Counter("recon_http_requests", "Requests answered.", ["route", "status"])
 LATENCY = Histogram(
@@ -12,6 +14,7 @@ LATENCY = Histogram(
     ["route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+REFUSALS = Counter("recon_refused_requests", "Requests refused for want of an API key that allows them.", ["reason"])
 BATCH_SIZE = Histogram(
     "recon_batch_requests",
     "Requests that shared a transaction.",
@@ -51,6 +54,11 @@ def _count_answered() -> None:
         _child(REQUESTS, route, status).inc()
         _child(LATENCY, route).observe(seconds)
     _answered.clear()
+
+
+def count_refusal(reason: str) -> None:
+    """Count a request that was refused for want of an API key: none, an unknown one, or one of another scope."""
+    _child(REFUSALS, reason).inc()
 
 
 def count_batch(step: str, size: int) -> None:

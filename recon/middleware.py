@@ -14,7 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic_core import to_json
 
 from recon import metrics
-from recon.errors import FieldError, InvalidRequest, ReconError, Unavailable
+from recon.errors import FieldError, Forbidden, InvalidRequest, ReconError, Unauthorized, Unavailable
 from recon.models import Problem
 from recon.response import SERVER
 
@@ -23,12 +23,19 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger(__name__)
 
 # The error's class to its status: all that HTTP needs to know of recon's errors.
-STATUS = {InvalidRequest: HTTPStatus.BAD_REQUEST, Unavailable: HTTPStatus.SERVICE_UNAVAILABLE}
+STATUS = {
+    InvalidRequest: HTTPStatus.BAD_REQUEST,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
 RETRY_AFTER = "1"  # seconds
 
 REQUEST_ID = "X-Request-ID"
-# What is taken over from a caller: enough for a UUID or a trace id, nothing that could forge a log line.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# What is taken over from a caller: enough for a UUID or a trace id, nothing that could forge a log line. Digits
+# alone could be a phone number, and `recon_…` an API key.
+_REQUEST_ID = re.compile(r"(?!recon_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._-]{1,64}")
+KEY_NAME = web.RequestKey("key", str)  # the name of the API key that the request came with, for the log
 
 
 def routed(routes: Sequence[web.RouteDef]) -> Iterator[web.RouteDef]:
@@ -39,15 +46,15 @@ def routed(routes: Sequence[web.RouteDef]) -> Iterator[web.RouteDef]:
     methods: defaultdict[str, set[str]] = defaultdict(set)
     for route in routes:
         methods[route.path] |= {"GET", "HEAD"} if route.method == "GET" else {route.method}
-        yield _routed(route.method, route.path, route.handler)
+        yield _routed(route.method, route.path, route.handler, **route.kwargs)
     for path, allowed in methods.items():
         yield _routed("*", path, _refusing(web.HTTPMethodNotAllowed, "", allowed))
     yield _routed("*", "/{unknown:.*}", _refusing(web.HTTPNotFound))
 
 
-def _routed(method: str, path: str, handler: Handler) -> web.RouteDef:
+def _routed(method: str, path: str, handler: Handler, **options: Any) -> web.RouteDef:
     label = "unknown" if "{" in path else path
-    return web.route(method, path, _around(label, handler), expect_handler=_expectation)
+    return web.route(method, path, _around(label, handler), **{"expect_handler": expectation} | options)
 
 
 def _refusing(error: type[web.HTTPException], *arguments: Any) -> Handler:
@@ -75,7 +82,7 @@ def _around(path: str, handler: Handler) -> Handler:
             log.exception("a request failed", extra={"request_id": request_id})
             response = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "recon failed; the log says where.")
         response.headers[REQUEST_ID] = request_id
-        _record(request.method, path, response.status, time.perf_counter() - started, request_id)
+        _record(request, path, response.status, time.perf_counter() - started, request_id)
         return response
 
     return answer
@@ -92,8 +99,11 @@ def problem(
     if errors:
         body["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in errors]
     response = web.Response(body=to_json(body), status=status, content_type="application/problem+json")
+    response.headers["X-Content-Type-Options"] = "nosniff"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = RETRY_AFTER
+    elif status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 
@@ -118,13 +128,15 @@ def _problem_of_http(error: web.HTTPException) -> web.Response:
     return response
 
 
-def _record(method: str, route: str, status: int, seconds: float, request_id: str) -> None:
+def _record(request: web.Request, route: str, status: int, seconds: float, request_id: str) -> None:
     metrics.count_request(route, status, seconds)
     level = _LEVELS[status // 100]
     if log.isEnabledFor(level) and (level == logging.DEBUG or _failures.may_be_logged()):
         fields = {"request_id": request_id, "status": status, "ms": round(seconds * 1000, 1)} | _failures.left_out()
+        if KEY_NAME in request:
+            fields["key"] = request[KEY_NAME]
         # Only the route: a path or a query that somebody made up may hold anything.
-        log.log(level, "%s %s", method, route, extra=fields)
+        log.log(level, "%s %s", request.method, route, extra=fields)
 
 
 class _Failures:
@@ -176,7 +188,7 @@ async def sign(_: web.Request, response: web.StreamResponse) -> None:
         response.headers["Content-Length"] = str(len(cast("bytes", told.body)))
 
 
-async def _expectation(request: web.Request) -> web.StreamResponse | None:
+async def expectation(request: web.Request) -> web.StreamResponse | None:
     """Meet the Expect header of a request, or refuse it as middleware cannot: it comes before that."""
     if request.headers["Expect"].lower() != "100-continue":
         return problem(HTTPStatus.EXPECTATION_FAILED, "The only expectation that recon meets is 100-continue.")

@@ -39,6 +39,8 @@ _LINKS = {
 }
 _PROBLEMS = {
     400: "The body is not JSON, or not an email or a phone number. `errors` says where.",
+    401: "There is no API key with the request, or not one that recon knows.",
+    403: "The API key is for something else.",
     408: "The body did not arrive in time.",
     413: "The body is larger than the server takes.",
     415: "The body is not declared as JSON in UTF-8.",
@@ -46,15 +48,15 @@ _PROBLEMS = {
 }
 
 
-def document() -> dict[str, Any]:
-    """The OpenAPI 3.1 document of everything that recon serves."""
+def document(*, with_keys: bool = False) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of everything that recon serves, to those with API keys or to everybody."""
     models = [IdentifyRequest, IdentifyResponse, Problem]
     _, schemas = TypeAdapter.json_schemas(
         [(model, "validation", TypeAdapter(model)) for model in models],
         ref_template="#/components/schemas/{model}",
     )
     status = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
-    return {
+    found = {
         "openapi": "3.1.0",
         "info": {
             "title": "recon",
@@ -81,6 +83,20 @@ def document() -> dict[str, Any]:
         },
         "components": {"schemas": schemas["$defs"]},
     }
+    if with_keys:
+        _guard(found)
+    return found
+
+
+def _guard(found: dict[str, Any]) -> None:
+    """Say of the operations that need an API key that they do."""
+    found["components"]["securitySchemes"] = {
+        "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key of recon: `recon_…`."}
+    }
+    for path, method, scope in (("/identify", "post", "identify"), ("/metrics", "get", "read")):
+        operation = found["paths"][path][method]
+        operation["security"] = [{"apiKey": [scope]}]
+        operation["responses"] |= _problems(401, 403)
 
 
 def _identify() -> dict[str, Any]:
@@ -127,7 +143,7 @@ def _ref(model: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{model}"}
 
 
-# The page has no script of its own in it, so that a strict content security policy could hold for it.
+# The page has no script of its own in it, so that its policy need not allow any.
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -151,15 +167,24 @@ _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "favicon-32x32.png": "image/png",
 }
+# What the page may load and do: its own files, pictures that are in its style sheet, and requests to recon. Swagger
+# UI sets styles from its script, for which no policy need allow any in the page.
+_SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 _A_DAY = "public, max-age=86400"
 
 
-def routes() -> list[web.RouteDef]:
-    """The document at /openapi.json, the page at /docs, and what the page needs."""
+def routes(*, with_keys: bool = False) -> list[web.RouteDef]:
+    """The document at /openapi.json, the page at /docs, and what the page needs; open to all, as it has no secrets."""
     static = files("swagger_ui") / "static"
     found = [
         web.get("/", _redirect_to_docs),
-        web.get("/openapi.json", _fixed(to_json(document()), "application/json")),
+        web.get("/openapi.json", _fixed(to_json(document(with_keys=with_keys)), "application/json")),
         web.get("/docs", _fixed(_PAGE.encode(), "text/html")),
         web.get("/docs/start.js", _fixed(_START.encode(), "text/javascript")),
     ]
@@ -175,6 +200,7 @@ async def _redirect_to_docs(_: web.Request) -> web.Response:
 def _fixed(body: bytes, media_type: str, cache: str = "no-cache") -> Any:
     async def handler(_: web.Request) -> web.Response:
         charset = "utf-8" if media_type.startswith("text/") else None
-        return web.Response(body=body, content_type=media_type, charset=charset, headers={"Cache-Control": cache})
+        headers = {"Cache-Control": cache} | _SECURITY
+        return web.Response(body=body, content_type=media_type, charset=charset, headers=headers)
 
     return handler

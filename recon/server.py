@@ -4,15 +4,18 @@ import asyncio
 import gc
 import logging
 import signal
+import ssl
 from contextlib import suppress
 from typing import Any
 
 import uvloop
 from aiohttp import web
+from aiohttp.worker import GunicornUVLoopWebWorker
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from prometheus_client import multiprocess
 
+from recon import listening
 from recon.app import create_app, make_database
 from recon.connections import BACKLOG, Runner, allow_files
 from recon.errors import Unavailable
@@ -50,9 +53,10 @@ async def _serve(settings: Settings) -> None:
     runner = _runner(settings)
     try:
         await runner.setup()
-        await web.TCPSite(runner, settings.host, settings.port).start()
-        host, port = runner.addresses[0][:2]
-        log.info("serving on http://%s:%s (API documentation at /docs)", host, port)
+        tls = listening.tls(settings)
+        await web.TCPSite(runner, settings.host, settings.port, ssl_context=tls).start()
+        where = listening.url(settings, *runner.addresses[0][:2])
+        log.info("serving on %s (API documentation at /docs)", where)
         await stop.wait()
         log.info("stopping: finishing the requests in flight")
     finally:
@@ -67,6 +71,15 @@ class _Logger(Logger):  # type: ignore[misc]
         self.error_log.setLevel(logging.WARNING)
 
 
+class _Worker(GunicornUVLoopWebWorker):
+    """aiohttp's worker, which would make a TLS context of its own that takes any version."""
+
+    @staticmethod
+    def _create_ssl_context(cfg: Any) -> ssl.SSLContext:
+        context: ssl.SSLContext = cfg.ssl_context(cfg, None)
+        return context
+
+
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
     """gunicorn, with recon's settings and no configuration of its own."""
 
@@ -77,9 +90,12 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
     def load_config(self) -> None:
         settings = self._settings
         options: dict[str, Any] = {
-            "bind": f"{settings.host}:{settings.port}",
+            "bind": listening.at(settings.host, settings.port),
             "workers": settings.workers,
-            "worker_class": "aiohttp.GunicornUVLoopWebWorker",
+            "worker_class": _Worker,
+            "certfile": settings.tls_cert and str(settings.tls_cert),
+            "keyfile": settings.tls_key and str(settings.tls_key),
+            "ssl_context": lambda _config, _default: listening.tls(settings),
             "graceful_timeout": max(1, round(settings.shutdown_timeout)),
             "backlog": BACKLOG,
             "control_socket_disable": True,
@@ -87,9 +103,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "proc_name": "recon",
             "child_exit": lambda _server, worker: multiprocess.mark_process_dead(worker.pid),  # type: ignore[no-untyped-call]
             "when_ready": lambda _server: log.info(
-                "serving on http://%s:%s with %d processes (API documentation at /docs)",
-                settings.host,
-                settings.port,
+                "serving on %s with %d processes (API documentation at /docs)",
+                listening.url(settings, settings.host, settings.port),
                 settings.workers,
             ),
         }

@@ -3,13 +3,17 @@
 Each has a variable `RECON_<NAME>`; `recon serve --help` and the README's table show the same list.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, Field, JsonValue, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# Of a setting that is a secret: an option would show it to everybody on the machine.
+VARIABLE_ONLY: dict[str, JsonValue] = {"variable_only": True}
 
 
 def _database_url(url: SecretStr) -> SecretStr:
@@ -26,6 +30,14 @@ def _region(region: str) -> str:
     return region.upper()
 
 
+def _origins(origins: str) -> str:
+    for origin in origins.replace(",", " ").split():
+        # As a browser writes it, so that comparing is enough. `*` is no origin: who may ask is named.
+        if not re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", origin):
+            raise ValueError("must be origins such as https://shop.example, without a path")
+    return origins
+
+
 class Settings(BaseSettings):
     """How recon runs. Options of the command win over variables, and variables over defaults."""
 
@@ -38,12 +50,32 @@ class Settings(BaseSettings):
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
         None,
         validation_alias=AliasChoices("RECON_DATABASE_URL", "DATABASE_URL"),
-        description="PostgreSQL (15 or newer) to use; without it recon starts its own.",
+        description="PostgreSQL (15 or newer) to use; without it recon starts its own. One with a password by the "
+        "variable: everybody on the machine sees a command's options.",
     )
     data_dir: Path = Field(
         default_factory=lambda: user_data_path("recon"), description="Where recon's own PostgreSQL keeps its data."
     )
     workers: int = Field(1, ge=1, le=64, description="Processes that serve the port.")
+
+    api_keys: SecretStr | None = Field(
+        None,
+        description="Who may ask: keys, each `name:scope:secret`, between them commas or blanks.",
+        json_schema_extra=VARIABLE_ONLY,
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="The same, a line a key, with hashed secrets; `recon key` writes it. Read again when it changes.",
+    )
+    allow_anonymous: bool = Field(
+        False, description="Listen beyond this machine without keys: everybody who gets through may ask everything."
+    )
+    tls_cert: Path | None = Field(None, description="Certificate, with its chain, to serve https with; PEM.")
+    tls_key: Path | None = Field(None, description="The certificate's key; PEM, not encrypted.")
+    cors_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+        None,
+        description="Origins (https://shop.example, …) whose pages may ask, between them commas or blanks.",
+    )
 
     default_region: Annotated[str, AfterValidator(_region)] | None = Field(
         None,
@@ -94,7 +126,18 @@ def database_url(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
+def origins(settings: Settings) -> frozenset[str]:
+    """The settings' origins, one by one."""
+    return frozenset((settings.cors_origins or "").replace(",", " ").split())
+
+
 def redacted(database_url: str) -> str:
     """The URL without its user, password and parameters, to print."""
     parts = urlsplit(database_url)
     return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def has_password(database_url: str) -> bool:
+    """Whether who sees the URL sees a password."""
+    parts = urlsplit(database_url)
+    return bool(parts.password) or "password=" in parts.query

@@ -17,7 +17,7 @@ from openapi_spec_validator import validate
 from pydantic import TypeAdapter
 
 from recon import __version__
-from recon.cli import shown_default, variables
+from recon.cli import is_option, shown_default, variables
 from recon.models import IdentifyRequest, IdentifyResponse, Problem
 from recon.openapi import document
 from recon.settings import Settings
@@ -181,7 +181,8 @@ def test_the_readmes_settings() -> None:
     for name, field in Settings.model_fields.items():
         default = "the platform's user data folder" if name == "data_dir" else shown_default(field)
         shown = ", ".join(f"`{variable}`" for variable in variables(name))
-        rows.append(f"| `--{name.replace('_', '-')}` | {shown} | {default} | {field.description} |")
+        option = f"`--{name.replace('_', '-')}`" if is_option(name) else "no option"
+        rows.append(f"| {option} | {shown} | {default} | {field.description} |")
 
     table = "\n".join(rows)
 

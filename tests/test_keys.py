@@ -1,0 +1,383 @@
+"""API keys: what is taken as one, what is refused, and who gets in where."""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from conftest import MakeClient, StartRecon, fetch, recon
+
+from recon.errors import Misconfigured
+from recon.keys import SCOPES, Keys, new_key
+
+JSON = {"Content-Type": "application/json"}
+GOOD = "Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5MGFi"  # 32 characters that look random
+
+
+def made(*scopes: str, name: str = "shop") -> tuple[str, str]:
+    """A new secret, and its entry for RECON_API_KEYS."""
+    secret, _ = new_key(name, scopes or ("identify",))
+    return secret, f"{name}:{'+'.join(scopes or ('identify',))}:{secret}"
+
+
+def bearer(secret: str) -> dict[str, str]:
+    """The header that presents a key."""
+    return {"Authorization": f"Bearer {secret}"}
+
+
+# What is taken as a key
+
+
+def test_a_new_key() -> None:
+    """A key is known by its prefix, has 256 random bits, and its line has its hash alone."""
+    secret, line = new_key("shop", ["identify", "read"])
+
+    assert re.fullmatch(r"recon_[A-Za-z0-9]{43}", secret)
+    assert line == f"shop:identify+read:sha256:{hashlib.sha256(secret.encode()).hexdigest()}"
+    assert new_key("shop", ["identify"])[0] != secret
+
+
+@pytest.mark.parametrize("between", [",", "\n", " ", ", \n"])
+def test_several_keys_in_the_variable(between: str) -> None:
+    """Keys stand between commas, blanks or line breaks; each is found by its own secret and no other."""
+    (first, one), (second, two) = made("identify"), made("read", "identify", name="till")
+
+    keys = Keys(between.join([one, two]), None)
+
+    assert keys.holder(first) == ("shop", {"identify"})
+    assert keys.holder(second) == ("till", {"identify", "read"})
+    for wrong in ("", first[:-1], first + "x", first.upper(), second[::-1], hashlib.sha256(first.encode()).hexdigest()):
+        assert keys.holder(wrong) is None
+
+
+def test_admin_is_every_scope() -> None:
+    """Who has the scope admin may do everything."""
+    secret, entry = made("admin")
+
+    holder = Keys(entry, None).holder(secret)
+
+    assert holder == ("shop", set(SCOPES))
+
+
+def test_a_hash_in_the_variable() -> None:
+    """The variable takes hashed keys too, as a file has them."""
+    secret, line = new_key("shop", ["identify"])
+
+    assert Keys(line, None).holder(secret) == ("shop", {"identify"})
+
+
+FORM = "is not of the form name:scope:secret"
+NAME = "has a name that is not 1 to 64 letters, digits, dots, dashes and underscores"
+GUESSED = "has a secret that could be guessed; `recon key` makes a good one"
+BAD_ENTRIES = {
+    "only a secret": (GOOD, FORM),
+    "no scope": (f"shop:{GOOD}", FORM),
+    "no name": (f":identify:{GOOD}", NAME),
+    "a name that breaks lines": (f"shop\x1b:identify:{GOOD}", NAME),
+    "a key as its name": (f"recon_{GOOD}:identify:shop", NAME),
+    "a long name": (f"{'x' * 65}:identify:{GOOD}", NAME),
+    "another scope": (f"shop:write:{GOOD}", "has a scope other than identify, read, admin"),
+    "an empty scope": (f"shop::{GOOD}", "has a scope other than identify, read, admin"),
+    "short": (f"shop:identify:{GOOD[:31]}", "has a secret of less than 32 characters; `recon key` makes a good one"),
+    "one character": (f"shop:identify:{'a' * 43}", GUESSED),
+    "the alphabet": ("shop:identify:abcdefghijklmnopqrstuvwxyz0123456789", GUESSED),
+    "a word again and again": ("shop:identify:" + "hunter2" * 6, GUESSED),
+    "a placeholder": ("shop:identify:please-change-me-before-you-go-live-2026", GUESSED),
+    "signs that no token has": (f"shop:identify:{GOOD}ü", "has a secret with signs that a Bearer token cannot have"),
+}
+
+
+@pytest.mark.parametrize(("entry", "message"), BAD_ENTRIES.values(), ids=BAD_ENTRIES)
+def test_a_bad_key(entry: str, message: str) -> None:
+    """What is no key, or one that could be guessed, is refused by a message that says where and quotes nothing."""
+    with pytest.raises(Misconfigured) as caught:
+        Keys(f"{made(name='first')[1]},{entry}", None)
+
+    assert str(caught.value) == f"RECON_API_KEYS: entry 2 {message}"
+
+
+def test_a_bad_key_ends_recon() -> None:
+    """With a bad key recon does not start; it says why in one line."""
+    env = os.environ | {"RECON_API_KEYS": "shop:identify:hunter2"}
+
+    done = recon("serve", "--database-url", "postgresql://127.0.0.1:1/none", env=env)
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        "recon: RECON_API_KEYS: entry 1 has a secret of less than 32 characters; `recon key` makes a good one\n"
+    )
+
+
+def test_random_secrets_are_taken() -> None:
+    """What is made at random is never taken for guessable: 2,000 secrets of 32 hexadecimal digits."""
+    entries = [f"k{n}:identify:{os.urandom(16).hex()}" for n in range(2000)]
+
+    assert Keys(",".join(entries), None).holder(entries[7].split(":")[2])
+
+
+def test_duplicates() -> None:
+    """Two keys of one name or one secret are a mistake."""
+    secret, entry = made()
+
+    with pytest.raises(Misconfigured, match="entry 2 has a name that another key has"):
+        Keys(f"{entry} {made()[1]}", None)
+    with pytest.raises(Misconfigured, match="entry 2 has a secret that another key has"):
+        Keys(f"{entry} till:read:{secret}", None)
+    with pytest.raises(Misconfigured, match="RECON_API_KEYS: there is no API key in it"):
+        Keys(" , ", None)
+
+
+def test_a_file(tmp_path: Path) -> None:
+    """A file has a line a key, comments and blank lines; it and the variable hold together."""
+    secret, line = new_key("shop", ["read"])
+    other, entry = made(name="till")
+    file = tmp_path / "keys"
+    file.write_text(f"# who may ask\n\n{line}  # since May\n")
+
+    keys = Keys(entry, file)
+
+    assert keys.holder(secret) == ("shop", {"read"})
+    assert keys.holder(other) == ("till", {"identify"})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"# nobody\n", "there is no API key in it"),
+        (b"\n# x\nshop:read\n", f"line 3 {FORM}"),
+        (f"shop:read:{GOOD}\n".encode(), "line 1 has no sha256:… of 64 small hexadecimal digits"),
+        (b"shop:read:sha256:" + b"0" * 63, "line 1 has no sha256:… of 64 small hexadecimal digits"),
+        (b"shop:read:sha256:%b\nshop:read:sha256:%b" % (b"0" * 64, b"1" * 64), "line 2 has a name that another key"),
+        (b"\xff\xfe", "the API keys cannot be read: it is not text in UTF-8"),
+        (None, "the API keys cannot be read: No such file or directory"),
+    ],
+)
+def test_a_bad_file(content: bytes | None, message: str, tmp_path: Path) -> None:
+    """What is wrong in a file is told by its line; a secret that is not hashed is."""
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(Misconfigured) as caught:
+        Keys(None, file)
+
+    assert str(caught.value).startswith(f"{file}: {message}")
+    assert GOOD not in str(caught.value)
+
+
+def test_a_file_that_others_may_write_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who may write to the file lets whom they like in, so that is told."""
+    file = tmp_path / "keys"
+    file.write_text(new_key("shop", ["read"])[1])
+    file.chmod(0o622)
+
+    Keys(None, file)
+
+    assert f"others than its owner may write to {file}" in caplog.text
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """`recon key` prints a secret and its line, or appends the line to a file that is its owner's alone."""
+    file = tmp_path / "keys"
+
+    printed = recon("key", "--name", "shop", "--scope", "identify", "--scope", "read").stdout.splitlines()
+    appended = [recon("key", "--name", name, "--append", str(file)).stdout.strip() for name in ("till", "web")]
+    again = recon("key", "--name", "web", "--append", str(file))
+    bad = recon("key", "--name", "a shop")
+
+    assert Keys(printed[1], None).holder(printed[0]) == ("shop", {"identify", "read"})
+    assert [Keys(None, file).holder(secret) for secret in appended] == [("till", {"identify"}), ("web", {"identify"})]
+    assert not any(secret in file.read_text() for secret in appended)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr == "recon: the new key, 1 has a name that another key has\n"
+    assert (bad.returncode, bad.stderr) == (1, f"recon: the key {NAME}\n")
+
+
+# Who gets in where
+
+
+async def test_without_keys_everybody_gets_in(client: "TestClient[Any, Any]") -> None:
+    """With no keys configured none is asked for, and one that is sent does not matter."""
+    for headers in ({}, bearer("anything")):
+        assert (await client.post("/identify", json={"email": "a"}, headers=headers)).status == 200
+        assert (await client.get("/metrics", headers=headers)).status == 200
+
+
+GUARDED = {"identify": ("POST", "/identify"), "read": ("GET", "/metrics")}
+OPEN = ["/healthz", "/readyz", "/docs", "/docs/start.js", "/openapi.json"]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_scopes(scope: str, make_client: MakeClient) -> None:
+    """A key opens what its scope is for; elsewhere it is a 403, and what is open stays so."""
+    secret, entry = made(scope)
+    client = await make_client(api_keys=entry)
+
+    for needed, (method, path) in GUARDED.items():
+        response = await client.request(method, path, data=b'{"email": "a"}', headers=JSON | bearer(secret))
+
+        assert response.status == (200 if scope in {needed, "admin"} else 403)
+        if response.status == 403:
+            assert (await response.json(content_type=None))["type"] == "urn:recon:forbidden"
+    for path in OPEN:
+        assert (await client.get(path)).status == 200
+
+
+SECRET, ENTRY = made("admin")
+NOBODY = {
+    "no header": {},
+    "empty": {"Authorization": ""},
+    "no scheme": {"Authorization": SECRET},
+    "another scheme": {"Authorization": f"Basic {SECRET}"},
+    "no secret": {"Authorization": "Bearer"},
+    "blank": {"Authorization": "Bearer  "},
+    "unknown": bearer(made()[0]),
+    "the hash": bearer(hashlib.sha256(SECRET.encode()).hexdigest()),
+    "cut": bearer(SECRET[:-1]),
+    "longer": bearer(SECRET + "A"),
+    "quoted": bearer(f'"{SECRET}"'),
+    "twice": bearer(f"{SECRET}, {SECRET}"),
+    "another case": bearer(SECRET.swapcase()),
+    "not ASCII": bearer("ü\udc80"),
+    "elsewhere": {"X-API-Key": SECRET, "Cookie": f"key={SECRET}"},
+    "very long": bearer("x" * 8000),
+}
+
+
+@pytest.mark.parametrize("headers", NOBODY.values(), ids=NOBODY)
+async def test_nobody(headers: dict[str, str], make_client: MakeClient, database_url: str) -> None:
+    """Without a key that recon knows everything guarded is a 401 that says what is missing, and leaves no row."""
+    client = await make_client(api_keys=ENTRY)
+
+    for method, path in GUARDED.values():
+        response = await client.request(method, path, data=b'{"email": "a"}', headers=JSON | headers)
+
+        assert response.status == 401
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+        problem = await response.json(content_type=None)
+        assert (problem["type"], problem["status"]) == ("urn:recon:unauthorized", 401)
+        assert response.headers["X-Request-ID"]
+        assert (await client.get(f"{path}?key={SECRET}&access_token={SECRET}")).status in {401, 405}
+    assert await fetch(database_url, "SELECT FROM contact") == []
+
+
+@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER   "])
+async def test_the_scheme_in_any_case(scheme: str, make_client: MakeClient) -> None:
+    """`Bearer` may be written in any case, with any number of blanks."""
+    client = await make_client(api_keys=ENTRY)
+
+    response = await client.post("/identify", json={"email": "a"}, headers={"Authorization": scheme + SECRET})
+
+    assert response.status == 200
+
+
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+async def test_a_body_is_not_waited_for(expect: bytes, start_recon: StartRecon, database_url: str) -> None:
+    """Who may not ask is told so before the body is there, and is not told to send it."""
+    env = os.environ | {"RECON_API_KEYS": ENTRY}
+    process = start_recon("--database-url", database_url, env=env)
+    head = b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 13\r\n" + expect
+
+    async with asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        writer.write(head + b"\r\n")
+        refused = await reader.readuntil(b"\r\n")
+        writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        writer.write(head + f"Authorization: Bearer {SECRET}\r\n\r\n".encode())
+        if expect:
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b'{"email":"a"}')
+        answered = await reader.readuntil(b"\r\n")
+        writer.close()
+
+    assert refused == b"HTTP/1.1 401 Unauthorized\r\n"
+    assert answered == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_the_log_and_the_metrics_tell_who(start_recon: StartRecon, database_url: str) -> None:
+    """The log has the name of the key that was used, allowed or not; refusals are counted by reason."""
+    import aiohttp
+
+    (shop, first), (watch, second) = made("identify"), made("read", name="watch")
+    options = ("--database-url", database_url, "--log-level", "debug", "--log-format", "json")
+    process = start_recon(*options, env=os.environ | {"RECON_API_KEYS": f"{first},{second}"})
+    async with aiohttp.ClientSession(process.url) as session:
+        for number, headers in enumerate([bearer(shop), bearer(watch), bearer(made()[0]), {}, {}]):
+            await session.post("/identify", json={"email": "a"}, headers=headers | {"X-Request-ID": f"r-{number}"})
+        async with session.get("/metrics", headers=bearer(watch)) as response:
+            figures = await response.text()
+    process.stop()
+
+    used = {event["request_id"]: (event["status"], event.get("key")) for event in process.events() if "status" in event}
+    assert [used[f"r-{number}"] for number in range(5)] == [
+        (200, "shop"),
+        (403, "watch"),
+        (401, None),
+        (401, None),
+        (401, None),
+    ]
+    for reason, count in {"no key": 2, "unknown key": 1, "scope": 1}.items():
+        assert f'recon_refused_requests_total{{reason="{reason}"}} {count}.0' in figures
+
+
+async def test_keys_are_exchanged_without_a_restart(start_recon: StartRecon, database_url: str, tmp_path: Path) -> None:
+    """What the file of keys becomes holds within seconds in every process; a mistake in it changes nothing."""
+    import aiohttp
+
+    file = tmp_path / "keys"
+    (old, old_line), (new, new_line) = new_key("2026", ["identify"]), new_key("2027", ["identify"])
+    file.write_text(old_line)
+    process = start_recon("--database-url", database_url, "--workers", "2", "--api-keys-file", str(file))
+
+    async def statuses(secret: str) -> set[int]:
+        """What many requests, each on a connection of its own and so at any of the processes, are answered."""
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(process.url, connector=connector) as session:
+            answers = [await session.post("/identify", json={"email": "a"}, headers=bearer(secret)) for _ in range(10)]
+        return {answer.status for answer in answers}
+
+    async def until(secret: str, status: int) -> None:
+        async with asyncio.timeout(20):
+            while await statuses(secret) != {status}:
+                await asyncio.sleep(0.1)
+
+    assert (await statuses(old), await statuses(new)) == ({200}, {401})
+    file.write_text(f"{old_line}\n{new_line}\n")
+    await until(new, 200)
+    assert await statuses(old) == {200}
+    file.write_text(f"{new_line}\n")
+    await until(old, 401)
+    file.write_text(f"{old_line}\nrubbish\n")
+    async with asyncio.timeout(20):
+        while process.log.count("the API keys stay as they were") < 2:
+            await asyncio.sleep(0.1)
+    assert (await statuses(old), await statuses(new)) == ({401}, {200})
+    assert "line 2 is not of the form" in process.log
+
+
+async def test_the_document_says_what_needs_a_key(make_client: MakeClient) -> None:
+    """With keys on the OpenAPI document names them, and the operations that need one; else it does not."""
+    from openapi_spec_validator import validate
+
+    guarded = await (await (await make_client(api_keys=ENTRY)).get("/openapi.json")).json()
+    everybodys = await (await (await make_client()).get("/openapi.json")).json()
+
+    validate(guarded)
+    needs = {
+        path: [*operation["security"], *({"401", "403"} & set(operation["responses"]))]
+        for path, operations in guarded["paths"].items()
+        for operation in operations.values()
+        if "security" in operation
+    }
+    assert needs.keys() == {"/identify", "/metrics"}
+    assert needs["/identify"][0] == {"apiKey": ["identify"]}
+    assert all(len(entry) == 3 for entry in needs.values())
+    assert guarded["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
+    assert "security" not in json.dumps(everybodys)
