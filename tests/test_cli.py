@@ -33,6 +33,9 @@ async def test_schema_is_applied(bare_database_url: str) -> None:
     assert await fetch(bare_database_url, "SELECT FROM contact") == []
 
 
+NO_ORIGIN = "must be origins such as https://shop.example, without a path"
+
+
 @pytest.mark.parametrize(
     ("arguments", "variables", "message"),
     [
@@ -45,6 +48,8 @@ async def test_schema_is_applied(bare_database_url: str) -> None:
         (["--database-url", "mysql://shop:hunter2@db/shop"], {}, "--database-url: must start with postgresql://"),
         ([], {"DATABASE_URL": "hunter2"}, "DATABASE_URL: must start with postgresql://"),
         (["--default-region", "Atlantis"], {}, "--default-region: must be a two-letter country code, such as US"),
+        ([], {"RECON_CORS_ORIGINS": "*"}, f"RECON_CORS_ORIGINS: {NO_ORIGIN}"),
+        (["--cors-origins", "https://a.example https://b.example/"], {}, f"--cors-origins: {NO_ORIGIN}"),
         (["--log-level", "loud"], {}, "--log-level: Input should be 'debug', 'info', 'warning' or 'error'"),
     ],
 )

@@ -1,6 +1,7 @@
 """The documentation is true: the API's document and page, and the README's examples, settings and commands."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter
 
 from recon import __version__
 from recon.cli import is_option, shown_default, variables
+from recon.keys import new_key
 from recon.models import IdentifyRequest, IdentifyResponse, Problem
 from recon.openapi import document
 from recon.settings import Settings
@@ -103,13 +105,18 @@ def browser() -> Iterator[Any]:
 @pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromium-driver")
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_the_page_in_a_browser(browser: Any, start_recon: StartRecon, database_url: str, tmp_path: Path) -> None:
-    """The page renders without an error, and its examples work when they are tried there."""
+    """The page renders without an error, and its examples work when they are tried there, with an API key."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import Select, WebDriverWait
 
-    process = start_recon("--database-url", database_url)
+    secret, entry = new_key("page", ["admin"])
+    process = start_recon("--database-url", database_url, env=os.environ | {"RECON_API_KEYS": entry})
     wait = WebDriverWait(browser, 20)
     browser.get(f"{process.url}/")
+    wait.until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".btn.authorize"))[0].click()
+    wait.until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".auth-container input"))[0].send_keys(secret)
+    browser.find_element(By.CSS_SELECTOR, ".auth-btn-wrapper .authorize").click()
+    browser.find_element(By.CSS_SELECTOR, ".auth-btn-wrapper .btn-done").click()
     wait.until(lambda driver: driver.find_elements(By.ID, "operations-identity-identify"))
     browser.find_element(By.CSS_SELECTOR, "#operations-identity-identify .opblock-summary-control").click()
     wait.until(lambda driver: driver.find_elements(By.CSS_SELECTOR, "#operations-identity-identify .execute"))
@@ -128,7 +135,7 @@ def test_the_page_in_a_browser(browser: Any, start_recon: StartRecon, database_u
         ).select_by_value(value)
         browser.find_element(By.CSS_SELECTOR, "#operations-identity-identify .execute").click()
         wanted = len(seen) + 1
-        wait.until(lambda _, wanted=wanted: _answered(process) >= wanted)
+        wait.until(lambda _, wanted=wanted: _answered(process, secret) >= wanted)
         wait.until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".live-responses-table .response-col_status"))
         status = browser.find_element(By.CSS_SELECTOR, ".live-responses-table .response .response-col_status").text
         seen.append(status.split()[0])
@@ -139,10 +146,11 @@ def test_the_page_in_a_browser(browser: Any, start_recon: StartRecon, database_u
     assert browser.find_elements(By.CSS_SELECTOR, ".errors-wrapper") == []
 
 
-def _answered(process: Process) -> float:
+def _answered(process: Process, secret: str) -> float:
     import urllib.request
 
-    with urllib.request.urlopen(f"{process.url}/metrics") as response:
+    asked = urllib.request.Request(f"{process.url}/metrics", headers={"Authorization": f"Bearer {secret}"})
+    with urllib.request.urlopen(asked) as response:
         found = re.search(
             r'recon_http_requests_total\{route="/identify",status="200"\} (\S+)', response.read().decode()
         )
@@ -259,3 +267,12 @@ def test_the_wheel_has_the_schema(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert archive.read("recon/schema.sql") == (ROOT / "schema.sql").read_bytes()
         assert "recon/py.typed" in archive.namelist()
+
+
+def test_the_help_names_the_settings_that_are_no_options() -> None:
+    """What is a secret can be given by no option, but is found in the help."""
+    help_ = recon("serve", "--help").stdout
+
+    assert [name for name in Settings.model_fields if not is_option(name)] == ["api_keys"]
+    assert "RECON_API_KEYS (" in help_
+    assert not re.search(r"--api-keys\b(?!-)", help_)

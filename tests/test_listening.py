@@ -1,8 +1,10 @@
 """Where recon listens: not open to everybody by mistake, and by TLS when it is told to."""
 
 import asyncio
+import os
 import socket
 import ssl
+import time
 import urllib.request
 import warnings
 from contextlib import suppress
@@ -223,3 +225,24 @@ def test_a_key_that_everybody_may_read(authority: trustme.CA, tmp_path: Path, ca
     tls(Settings(tls_cert=cert, tls_key=key))
 
     assert f"everybody on this machine may read the TLS key {key}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://shop:hunter2@127.0.0.1:1/x", "postgresql://127.0.0.1:1/x?password=hunter2"]
+)
+def test_a_password_that_everybody_sees(url: str, start_recon: StartRecon) -> None:
+    """A password among the options is told of, since `ps` shows it to everybody; one in a variable is hidden."""
+    told = start_recon("--database-url", url, ready=False)
+    silent = start_recon(env=os.environ | {"DATABASE_URL": url}, ready=False)
+
+    for process, expected in ((told, 1), (silent, 0)):
+        _wait_until_waiting(process)
+        assert process.log.count("can see the password in --database-url") == expected
+        assert "hunter2" not in process.log
+
+
+def _wait_until_waiting(process: Process) -> None:
+    deadline = time.monotonic() + 20
+    while "waiting for it" not in process.log:
+        assert time.monotonic() < deadline, process.log
+        time.sleep(0.02)
