@@ -112,7 +112,7 @@ def append(file: Path, line: str) -> None:
     """Add a line to a file of keys, which is made when it is not there, for its owner alone."""
     file.touch(mode=0o600, exist_ok=True)
     existing = file_entries(file)
-    _indexed([*existing, *_parsed("the new key,", [(1, line)], secrets_too=False)])
+    _indexed([*existing, ("the new key", *_key(line, secrets_too=False))])
     text = file.read_text("utf-8")
     with file.open("a", encoding="utf-8") as out:
         out.write(f"{'' if not text or text.endswith(chr(10)) else chr(10)}{line}\n")

@@ -22,7 +22,8 @@ def check(settings: Settings) -> None:
         return
     raise Misconfigured(
         f"refusing to let everybody who reaches {settings.host or 'this machine'} ask: set RECON_API_KEYS_FILE or "
-        "RECON_API_KEYS (`recon key` makes one), listen on 127.0.0.1, or say --allow-anonymous"
+        "RECON_API_KEYS (`recon key` makes one), listen on 127.0.0.1, or say --allow-anonymous "
+        "(RECON_ALLOW_ANONYMOUS=1)"
     )
 
 

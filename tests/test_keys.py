@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -195,7 +196,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert not any(secret in file.read_text() for secret in appended)
     assert file.stat().st_mode & 0o777 == 0o600
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr == "recon: the new key, 1 has a name that another key has\n"
+    assert again.stderr == "recon: the new key has a name that another key has\n"
     assert (bad.returncode, bad.stderr) == (1, f"recon: the key {NAME}\n")
 
 
@@ -250,31 +251,30 @@ NOBODY = {
 }
 
 
-@pytest.mark.parametrize("headers", NOBODY.values(), ids=NOBODY)
-async def test_nobody(headers: dict[str, str], make_client: MakeClient, database_url: str) -> None:
+async def test_nobody(make_client: MakeClient, database_url: str) -> None:
     """Without a key that recon knows everything guarded is a 401 that says what is missing, and leaves no row."""
     client = await make_client(api_keys=ENTRY)
 
-    for method, path in GUARDED.values():
-        response = await client.request(method, path, data=b'{"email": "a"}', headers=JSON | headers)
+    for (method, path), (name, headers) in itertools.product(GUARDED.values(), NOBODY.items()):
+        for query in ("", f"?key={SECRET}&access_token={SECRET}"):
+            response = await client.request(method, path + query, data=b'{"email": "a"}', headers=JSON | headers)
 
-        assert response.status == 401
-        assert response.headers["WWW-Authenticate"] == "Bearer"
-        problem = await response.json(content_type=None)
-        assert (problem["type"], problem["status"]) == ("urn:recon:unauthorized", 401)
-        assert response.headers["X-Request-ID"]
-        assert (await client.get(f"{path}?key={SECRET}&access_token={SECRET}")).status in {401, 405}
+            assert response.status == 401, name
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+            assert response.headers["X-Request-ID"]
+            problem = await response.json(content_type=None)
+            assert (problem["type"], problem["status"]) == ("urn:recon:unauthorized", 401)
     assert await fetch(database_url, "SELECT FROM contact") == []
 
 
-@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER   "])
-async def test_the_scheme_in_any_case(scheme: str, make_client: MakeClient) -> None:
+async def test_the_scheme_in_any_case(make_client: MakeClient) -> None:
     """`Bearer` may be written in any case, with any number of blanks."""
     client = await make_client(api_keys=ENTRY)
 
-    response = await client.post("/identify", json={"email": "a"}, headers={"Authorization": scheme + SECRET})
+    for scheme in ("Bearer ", "bearer ", "BEARER   "):
+        response = await client.post("/identify", json={"email": "a"}, headers={"Authorization": scheme + SECRET})
 
-    assert response.status == 200
+        assert response.status == 200
 
 
 @pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
