@@ -15,6 +15,7 @@ from recon.routes import identify_handler
 from recon.settings import Settings, database_url, origins
 
 DATABASE = web.AppKey("database", Database)
+CLOSING = web.AppKey("closing", asyncio.Event)  # set when the process is about to end
 KEYS = web.AppKey("keys", Keys)
 
 
@@ -32,6 +33,7 @@ def create_app(settings: Settings) -> web.Application:
     else:
         one = plain(identify, settings.queue_limit, deadlines, settings.pool_size)
 
+    closing = asyncio.Event()
     keys = keys_of(settings)
     routes = [
         web.post(
@@ -40,7 +42,7 @@ def create_app(settings: Settings) -> web.Application:
             expect_handler=access.expectation(keys, "identify"),
         ),
         web.get("/healthz", ops.healthz),
-        web.get("/readyz", ops.readyz_handler(database)),
+        web.get("/readyz", ops.readyz_handler(database, closing)),
         web.get("/metrics", access.allowing(keys, "read", ops.metrics)),
         *openapi.routes(with_keys=keys is not None),
     ]
@@ -49,9 +51,10 @@ def create_app(settings: Settings) -> web.Application:
 
     app = web.Application(client_max_size=settings.max_body)
     app[DATABASE] = database
+    app[CLOSING] = closing
     app.cleanup_ctx.append(_database)
     app.on_response_prepare.append(middleware.sign)
-    app.add_routes(access.to_origins(origins(settings), middleware.routed(routes)))
+    app.add_routes(access.to_origins(origins(settings), middleware.routed(routes, closing)))
     if keys is not None:
         app[KEYS] = keys
         app.cleanup_ctx.append(_keys)

@@ -18,6 +18,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from recon import metrics
+from recon.app import CLOSING
 from recon.middleware import RETRY_AFTER, problem
 from recon.response import SERVER
 from recon.settings import Settings
@@ -25,6 +26,7 @@ from recon.settings import Settings
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048  # connections that may wait to be accepted while the event loop is busy
+_LEAVE = 1.0  # seconds that clients have, when recon stops, to get an answer that says so
 _LOOK = 1.0  # seconds between looks at all connections
 _AT_ONCE = 32  # connections that are let in together; not all, since other workers want some
 # Files that are no connections of clients: the database's come on top.
@@ -76,14 +78,26 @@ class Runner(web.AppRunner):
         self._watch = asyncio.create_task(self._watch_over(Connections(self.server, self._settings)))
 
     async def cleanup(self) -> None:
-        """Finish the requests in flight, still watching, and end."""
+        """Let nobody new in, and those inside finish and know that they are to go; then end."""
+        self.app[CLOSING].set()
         for door in self._doors:
             door.close()
+        for site in list(self.sites):
+            await site.stop()
+        await self._wait_until_left()
         try:
             await super().cleanup()
         finally:
             if self._watch is not None:
                 self._watch.cancel()
+
+    async def _wait_until_left(self) -> None:
+        # A connection that is closed without a word may have a request under way to it. Each answer says now
+        # that it is the last; who asks nothing in this time is not likely to ask just when it is over.
+        for _ in range(50):
+            if self.server is None or not self.server.connections:
+                return
+            await asyncio.sleep(_LEAVE / 50)
 
     async def _watch_over(self, connections: "Connections") -> None:
         while True:

@@ -1,5 +1,6 @@
 """For the operator: liveness, readiness, metrics."""
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 
@@ -8,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from recon.database import Database
+from recon.errors import Unavailable
 
 
 async def healthz(_: web.Request) -> web.Response:
@@ -15,11 +17,13 @@ async def healthz(_: web.Request) -> web.Response:
     return web.json_response({"status": "alive"})
 
 
-def readyz_handler(database: Database) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """The handler that tells whether the database answers and has the schema."""
+def readyz_handler(database: Database, closing: asyncio.Event) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The handler that tells whether the database answers and has the schema, and the process is there to stay."""
 
     async def readyz(_: web.Request) -> web.Response:
         """Requests can be served: the database answers and has the schema."""
+        if closing.is_set():
+            raise Unavailable("This process is about to end.")
         await database.check()
         return web.json_response({"status": "ready"})
 

@@ -22,8 +22,9 @@ class JsonResponse(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Take over the connection; the head is sent together with the body."""
-        self._keep_alive = request.keep_alive
-        if not request.keep_alive:
+        if self._keep_alive is None:
+            self._keep_alive = request.keep_alive
+        if not self._keep_alive:
             self.headers["Connection"] = "close"
         elif request.version.minor == 0:
             self.headers["Connection"] = "keep-alive"

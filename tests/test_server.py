@@ -59,6 +59,53 @@ async def test_requests_in_flight_are_finished(workers: int, start_recon: StartR
     assert len(await fetch(database_url, "SELECT FROM contact")) == 20
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_nobody_is_left_without_an_answer(workers: int, start_recon: StartRecon, database_url: str) -> None:
+    """On SIGTERM, connections that are in use all the time end with an answer that says so, not in between."""
+    process = start_recon("--database-url", database_url, "--workers", str(workers))
+    body = json.dumps(EXAMPLE).encode()
+    request = b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    asked = asyncio.Semaphore(0)
+
+    async def ask_until_told_to_leave() -> bool:
+        """Whether the last answer was one, and said that it was the last."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        try:
+            while True:
+                writer.write(request % (len(body), body))
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.partition(b"Content-Length: ")[2].split(b"\r\n", 1)[0]))
+                asked.release()
+                if b"Connection: close\r\n" in head:
+                    return head.startswith(b"HTTP/1.1 200 ") and await reader.read() == b""
+        finally:
+            writer.close()
+
+    clients = [asyncio.create_task(ask_until_told_to_leave()) for _ in range(40)]
+    for _ in range(400):
+        await asked.acquire()
+    process.popen.send_signal(signal.SIGTERM)
+
+    assert await asyncio.gather(*clients) == [True] * 40
+    assert await asyncio.to_thread(process.popen.wait, 15) == 0
+
+
+async def test_a_process_that_is_about_to_end_is_not_ready(start_recon: StartRecon, database_url: str) -> None:
+    """On SIGTERM whoever is still connected is told by /readyz to ask elsewhere; /healthz says that it is alive."""
+    process = start_recon("--database-url", database_url)
+    connections = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(2)]
+    answers = []
+    process.popen.send_signal(signal.SIGTERM)
+    await until(lambda: _refuses(process.port), "no new connection is accepted")
+    for (reader, writer), path in zip(connections, (b"/readyz", b"/healthz"), strict=True):
+        writer.write(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+        answers.append(await reader.read())
+        writer.close()
+
+    assert [answer.split(b" ", 2)[1] for answer in answers] == [b"503", b"200"]
+    assert all(b"\r\nConnection: close\r\n" in answer for answer in answers)
+
+
 async def _post(session: aiohttp.ClientSession, url: str, said: dict[str, str]) -> tuple[int, Any]:
     async with session.post(f"{url}/identify", json=said) as response:
         return response.status, await response.json()
