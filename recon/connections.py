@@ -14,6 +14,7 @@ import socket
 import struct
 from contextlib import suppress
 from http import HTTPStatus
+from typing import cast
 
 from aiohttp import web
 
@@ -38,12 +39,12 @@ _NO_LINGERING = struct.pack("ii", 1, 0)
 
 
 def _refusal() -> bytes:
-    body = problem(
+    refusal = problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "Too many connections are open. Nothing was changed; try again.",
         code="overloaded",
-    ).body
-    assert isinstance(body, bytes)  # noqa: S101 (problem has made it of bytes)
+    )
+    body = cast("bytes", refusal.body)
     head = (
         f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
         f"Retry-After: {RETRY_AFTER}\r\nServer: {SERVER}\r\nConnection: close\r\n\r\n"
@@ -74,8 +75,8 @@ class Runner(web.AppRunner):
     async def setup(self) -> None:
         """Make the server, and begin to watch over its connections."""
         await super().setup()
-        assert self.server is not None  # noqa: S101 (setup has made it)
-        self._watch = asyncio.create_task(self._watch_over(Connections(self.server, self._settings)))
+        server = cast("web.Server", self.server)  # setup has made it
+        self._watch = asyncio.create_task(self._watch_over(Connections(server, self._settings)))
 
     async def cleanup(self) -> None:
         """Let nobody new in, and those inside finish and know that they are to go; then end."""
