@@ -2,15 +2,15 @@
 
 A key is a line `name:scope[+scope]:secret`, in a file `name:scope[+scope]:sha256:digest`. Secrets are long and
 random, so their SHA-256 is as good as they are: nobody can try enough of them for a slow hash, which
-protects what people make up, to be worth its time on each request. That also lets a key be found by its digest.
-Nothing is compared with a secret, so the time of an answer tells nothing about one: it could tell about a digest at
-most, and from no part of a digest can a secret be made.
+protects what people make up, to be worth its time on each request. Only digests are compared, all of them and in
+constant time, so the time of an answer tells nothing.
 
 No message of an error quotes a line, or even its name: who mixes up the order puts the secret there.
 """
 
 import asyncio
 import hashlib
+import hmac
 import logging
 import re
 import secrets
@@ -62,7 +62,12 @@ class Keys:
 
     def holder(self, secret: str) -> Key | None:
         """Whose key this is."""
-        return self._by_digest.get(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest())
+        presented = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+        found = None
+        for digest, key in self._by_digest.items():  # to the end, wherever it is
+            if hmac.compare_digest(digest, presented):
+                found = key
+        return found
 
     async def follow(self) -> None:
         """Take over what the file becomes, for ever. One that is wrong is told of and changes nothing."""
