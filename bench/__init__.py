@@ -8,6 +8,7 @@ workloads   what is asked (identify.lua builds the requests); people: who the cu
 systems     what is asked of: the processes with an HTTP port
 rawdb       what has no HTTP: pgbench and a bare SELECT
 load        wrk; probe and watch look on meanwhile
+profile     where the time goes: recon with its steps timed (timed) and under py-spy; limits says what that shows
 postgres    the database server of the benchmark
 results     the figures; bars: what they are held against; report: the page and the plot
 """

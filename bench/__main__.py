@@ -5,16 +5,18 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from bench import load, machine, plan, postgres, report
+from bench import load, machine, plan, postgres, profile, report
 from bench import series as one_series
 from bench.plan import Case
-from bench.results import Results, Series
+from bench.results import Profile, Results, Series
 
 RESULTS = Path(__file__).with_name("results")
 OVERHEAD = 5  # seconds that a series takes beside its load: database, start, checks
@@ -42,6 +44,12 @@ OVERHEAD_MILLION = 15  # the same with a million contacts to check
     help="Folder for results.json, README.md and results.png.",
 )
 @click.option("--list", "only_list", is_flag=True, help="List the series of a run and end.")
+@click.option(
+    "--profile",
+    "only_profile",
+    is_flag=True,
+    help="Only see where the time goes, and add that to the folder's results.",
+)
 @click.option("--redraw", is_flag=True, help="Write page and plot again from the folder's results.json and end.")
 def main(
     *,
@@ -52,13 +60,15 @@ def main(
     only: tuple[str, ...],
     output: Path,
     only_list: bool,
+    only_profile: bool,
     redraw: bool,
 ) -> None:
     """Measure recon beside its plain form, the raw database and a handler with no database.
 
     Everything runs on this machine, one series after another, each with a PostgreSQL database of its
     own. Nothing else should run meanwhile. The exit code is 1 when a series failed: wrong rows, wrong
-    answers, violated invariants. A bar that is not met does not fail.
+    answers, violated invariants. A bar that is not met does not fail. A run of all series ends with the
+    profile: where the time goes, for the bars that are hard to meet.
     """
     if redraw:
         report.write(report.read(output), output)
@@ -72,53 +82,87 @@ def main(
     if not cases:
         raise click.UsageError("no series matches; --list shows all")
     times = one_series.Times(warm_up=1 if quick else warm_up, series=seconds, memory=20 if quick else 300)
+    with _failing_clearly():
+        load.wrk()
+        if only_profile or not only:
+            profile.pyspy()
+        with _database() as (server, folder):
+            results = report.read(output) if only_profile else _measure(cases, times, rounds, server, folder)
+            if only_profile or not only:
+                results.profile = _profile(server, folder, quick=quick)
+    report.write(results, output)
+    if not only_profile:
+        for connections in (plan.FEW, plan.MANY, 1):
+            click.echo(f"\nConnections: {connections}\n\n{report.figures_table(results, connections)}")
+    click.echo(f"\n{report.bars_table(results)}\n")
+    click.echo(f"{output}: results.json, README.md, results.png")
+    measured = [] if only_profile else list(results.series)
+    measured += results.profile.series if results.profile else []
+    if failed := sum(bool(series.problems) for series in measured):
+        raise click.ClickException(f"{failed} of {len(measured)} series failed")
+
+
+@contextmanager
+def _failing_clearly() -> Iterator[None]:
+    """End with one line, not a traceback, for what can go wrong outside, and when interrupted."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _end)
     try:
-        load.wrk()
-        results = _measure(cases, times, rounds)
+        yield
     except (load.LoadFailed, postgres.NotDurable, RuntimeError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo()
         raise click.ClickException("ended early; nothing was written") from None
-    report.write(results, output)
-    failed = sum(bool(series.problems) for series in results.series)
-    for connections in (plan.FEW, plan.MANY, 1):
-        click.echo(f"\nConnections: {connections}\n\n{report.figures_table(results, connections)}")
-    click.echo(f"\n{report.bars_table(results)}\n")
-    click.echo(f"{output}: results.json, README.md, results.png")
-    if failed:
-        raise click.ClickException(f"{failed} of {len(cases)} series failed")
 
 
-def _measure(cases: list[Case], times: one_series.Times, rounds: int) -> Results:
+@contextmanager
+def _database() -> Iterator[tuple[postgres.Postgres, Path]]:
+    """The database server of the run, and a folder for logs and the like."""
+    with tempfile.TemporaryDirectory(prefix="recon-bench-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with postgres.running(folder / "database") as server:
+            yield server, folder
+
+
+def _measure(
+    cases: list[Case], times: one_series.Times, rounds: int, server: postgres.Postgres, folder: Path
+) -> Results:
     """Run all series, telling of each as it ends."""
     started = time.monotonic()
     expected = sum(_expected(case, times) for case in cases)
     click.echo(f"{len(cases)} series, about {_minutes(expected)}; leave the machine alone meanwhile")
-    with tempfile.TemporaryDirectory(prefix="recon-bench-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        with postgres.running(folder / "database") as server:
-            results = Results(
-                started=datetime.now(UTC),
-                rounds=rounds,
-                seconds=times.series,
-                warm_up=times.warm_up,
-                command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
-                machine=machine.describe(folder / "database", server),
-            )
-            for number, case in enumerate(cases, start=1):
-                click.echo(f"[{number:{len(str(len(cases)))}}/{len(cases)}] {case.round} {case.name:<21}", nl=False)
-                begun = time.monotonic()
-                series: Series = one_series.run(case, times, server, folder)
-                results.series.append(series)
-                # What is left is scaled by how the estimates have been so far.
-                so_far = sum(_expected(done, times) for done in cases[:number])
-                left = (expected - so_far) * (time.monotonic() - started) / so_far
-                click.echo(f"{report.line(series)}  [{time.monotonic() - begun:.0f} s; {_minutes(left)} left]")
+    results = Results(
+        started=datetime.now(UTC),
+        rounds=rounds,
+        seconds=times.series,
+        warm_up=times.warm_up,
+        command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        machine=machine.describe(folder / "database", server),
+    )
+    for number, case in enumerate(cases, start=1):
+        click.echo(f"[{number:{len(str(len(cases)))}}/{len(cases)}] {case.round} {case.name:<21}", nl=False)
+        begun = time.monotonic()
+        series: Series = one_series.run(case, times, server, folder)
+        results.series.append(series)
+        # What is left is scaled by how the estimates have been so far.
+        so_far = sum(_expected(done, times) for done in cases[:number])
+        left = (expected - so_far) * (time.monotonic() - started) / so_far
+        click.echo(f"{report.line(series)}  [{time.monotonic() - begun:.0f} s; {_minutes(left)} left]")
     results.minutes = (time.monotonic() - started) / 60
     return results
+
+
+def _profile(server: postgres.Postgres, folder: Path, *, quick: bool) -> Profile:
+    """See where the time goes, telling of each series as it ends."""
+    click.echo("the profile: two minutes in which the machine should be left alone")
+    seconds, warm_up = (2, 1) if quick else (5, 2)
+    return profile.measure(
+        one_series.Times(warm_up, seconds, memory=0),
+        server,
+        folder,
+        lambda series: click.echo(f"{series.name:<21}{report.line(series)}"),
+    )
 
 
 def _expected(case: Case, times: one_series.Times) -> int:

@@ -64,7 +64,7 @@ class Round:
     def get(self, workload: str, system: str, connections: int) -> Series | None:
         """One series, unless it was not measured or does not count."""
         series = self._series.get(f"{workload}/{system}/{connections}")
-        return None if series is None or series.problems or not series.requests else series
+        return None if series is None or not series.counts else series
 
     def rate(self, workload: str, system: str, connections: int = FEW) -> float | None:
         """Its requests a second."""

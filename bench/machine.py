@@ -33,7 +33,7 @@ def describe(data_dir: Path, postgres: Postgres) -> dict[str, str]:
         + ", ".join(f"{name} {postgres.settings[name]}" for name in SHOWN),
         "Python": f"{platform.python_version()}; " + ", ".join(f"{name} {version(name)}" for name in PACKAGES),
         "load generator": load.version(),
-        "source": _source(),
+        "source": source(),
     }
 
 
@@ -61,7 +61,9 @@ def _flush_ms(folder: Path) -> float:
     return statistics.median(taken) * 1000
 
 
-def _source() -> str:
+def source() -> str:
+    """The commit that is measured."""
+
     def git(*arguments: str) -> str:
         done = subprocess.run(  # noqa: S603 (our own arguments)
             ["git", *arguments],  # noqa: S607 (whichever git there is)

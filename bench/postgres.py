@@ -1,7 +1,9 @@
 """The benchmark's own PostgreSQL: one server for the whole run, a database of known content for each series."""
 
 import asyncio
+import re
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +33,10 @@ SHOWN = (  # what the result page says of the server
     "data_checksums",
 )
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
+
+# A line of the server's log when it logs how long it works on each message, and what such a line goes on with.
+DURATION = re.compile(r"\[(\d+)\] LOG:  duration: ([\d.]+) ms  (?:(parse|bind|execute) [^:]*|statement): (.*)")
+CONTINUED = "\t"
 
 
 class NotDurable(Exception):
@@ -121,6 +127,30 @@ class Postgres:
         assert row is not None  # noqa: S101 (an aggregate is always one row)
         return row[0], row[1]
 
+    @contextmanager
+    def logging_durations(self) -> Iterator[list[tuple[str, float]]]:
+        """Have the server log each statement meanwhile; afterwards the list has them, with the milliseconds it took."""
+        log = Path(self.settings["data_directory"], "log")
+        asyncio.run(self._set(log_min_duration_statement="0", log_parameter_max_length="0"))
+        before = log.stat().st_size
+        statements: list[tuple[str, float]] = []
+        try:
+            yield statements
+        finally:
+            asyncio.run(self._set(log_min_duration_statement="-1", log_parameter_max_length="-1"))
+        with log.open("rb") as file:
+            file.seek(before)
+            statements += _durations(file.read().decode(errors="replace"))
+
+    async def _set(self, **settings: str) -> None:
+        connection = await asyncpg.connect(self._url)
+        try:
+            for name, value in settings.items():
+                await connection.execute(f"ALTER SYSTEM SET {name} = {value}")
+            await connection.execute("SELECT pg_reload_conf()")
+        finally:
+            await connection.close()
+
     async def _settings(self) -> dict[str, str]:
         connection = await asyncpg.connect(self._url)
         try:
@@ -147,3 +177,26 @@ def running(data_dir: Path) -> Iterator[Postgres]:
         configuration.write(f"max_connections = {CONNECTIONS}\n")
     with localpg.running(data_dir) as url:
         yield Postgres(url)
+
+
+def _durations(log: str) -> Iterator[tuple[str, float]]:
+    """Each statement in a log with the milliseconds it took: binding and executing it are one."""
+    bound: defaultdict[str, float] = defaultdict(float)  # by session: of the statement that it executes next
+    statement: list[str] = []
+    taken = 0.0
+    for line in log.splitlines():
+        if line.startswith(CONTINUED):
+            if statement:
+                statement.append(line)
+            continue
+        if statement:
+            yield "\n".join(statement), taken
+            statement = []
+        if found := DURATION.search(line):
+            session, milliseconds, phase, text = found.groups()
+            if phase in {"parse", "bind"}:
+                bound[session] += float(milliseconds)
+            else:
+                statement, taken = [text], float(milliseconds) + bound.pop(session, 0)
+    if statement:
+        yield "\n".join(statement), taken

@@ -1,13 +1,15 @@
 """What is published: results.json, the page with tables and bars, the plot."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from bench import limits
 from bench.bars import Bar, bars, memory_of
 from bench.plan import FEW, MANY
 from bench.results import Results, Series
 from bench.systems import SYSTEMS
+from bench.tables import table
 from bench.workloads import WORKLOADS
 
 ENOUGH_ROUNDS = 3
@@ -40,6 +42,10 @@ Written by `python -m bench`; do not edit. Measured on {day} in {minutes:.0f} mi
 Ratios are taken within a round, and the median over the rounds counts; of what must not happen at all, the worst.
 
 {bars}
+
+## The bars that are not met, and what limits them
+
+{limits}
 
 ## {few} connections
 
@@ -101,6 +107,7 @@ def page(results: Results) -> str:
         warm_up=results.warm_up,
         seconds=results.seconds,
         bars=bars_table(results),
+        limits=limits.section(results),
         few=FEW,
         figures_few=figures_table(results, FEW),
         many=MANY,
@@ -113,16 +120,6 @@ def page(results: Results) -> str:
         machine=table(("", ""), [[name, text] for name, text in results.machine.items()]),
         command=results.command,
     )
-
-
-def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table with its columns aligned, so that it can be read on a terminal too."""
-    lines = [list(heads), *(list(row) for row in rows)]
-    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(lines[0]))]
-    shown = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    return "\n".join([shown[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *shown[1:]])
 
 
 def bars_table(results: Results) -> str:

@@ -1,6 +1,8 @@
 """One series from start to end: an empty database, a warm-up, the load, and whether all is right afterwards."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +15,13 @@ from bench.postgres import Postgres
 from bench.probe import Probe
 from bench.results import Series
 from bench.systems import SYSTEMS, Server, SystemFailed, serving
-from bench.watch import MemoryWatch, cpu_seconds
+from bench.watch import MemoryWatch, cpu_of
 from bench.workloads import WORKLOADS, Growth, Range, Workload, growth
 from recon import invariants
 
+LOG = "system.log"  # what the system of a series says, in the folder
 VIOLATIONS_SHOWN = 3
+Watching = Callable[[Server], AbstractContextManager[object]]  # what looks on while the load is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Times:
         return self.warm_up, self.series
 
 
-def run(case: Case, times: Times, postgres: Postgres, folder: Path) -> Series:
+def run(case: Case, times: Times, postgres: Postgres, folder: Path, watching: Watching = nullcontext) -> Series:
     """One series; what goes wrong in it is in its `problems`. Logs and the like go to `folder`."""
     system, workload = SYSTEMS[case.system], WORKLOADS[case.workload]
     series = Series(round=case.round, workload=case.workload, system=case.system, connections=case.connections)
@@ -45,7 +49,7 @@ def run(case: Case, times: Times, postgres: Postgres, folder: Path) -> Series:
         elif system.kind == "select":
             _select(series, times.of(case), postgres, workload)
         else:
-            _http(series, times.of(case), postgres, folder)
+            _http(series, times.of(case), postgres, folder, watching)
     except (LoadFailed, SystemFailed, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         series.problems.append(str(error) or type(error).__name__)
     return series
@@ -73,32 +77,33 @@ def _pgbench(series: Series, seconds: tuple[int, int], postgres: Postgres, folde
     _verify(series, postgres, rawdb.ROWS, Growth(added, added))
 
 
-def _http(series: Series, seconds: tuple[int, int], postgres: Postgres, folder: Path) -> None:
+def _http(series: Series, seconds: tuple[int, int], postgres: Postgres, folder: Path, watching: Watching) -> None:
     system, workload = SYSTEMS[series.system], WORKLOADS[series.workload]
     warm_up, measured = seconds
     url = postgres.fresh(workload.people)
     is_recon = system.kind == "recon"
     expected = Growth(Range(0, 0), Range(0, 0))
-    with serving(system, url, folder / "system.log") as server:
+    with serving(system, url, folder / LOG) as server:
         if warm_up:
             expected += growth(_load(server, workload, people.WARM_UP, series.connections, warm_up))
         probe = Probe(server.port, workload)
         figures = server.figures() if is_recon else {}
-        system_cpu, database_cpu = cpu_seconds(server.pid), postgres.cpu_seconds()
-        with MemoryWatch(server.pid) as memory:
+        system_cpu, database_cpu = cpu_of(server.pid), postgres.cpu_seconds()
+        with MemoryWatch(server.pid) as memory, watching(server):
             if is_recon:
                 with probe:
                     done = _load(server, workload, people.MEASURED, series.connections, measured)
             else:
                 done = _load(server, workload, people.MEASURED, series.connections, measured)
-        system_cpu, database_cpu = cpu_seconds(server.pid) - system_cpu, postgres.cpu_seconds() - database_cpu
+        system_cpu, database_cpu = cpu_of(server.pid).since(system_cpu), postgres.cpu_seconds() - database_cpu
         if is_recon:
             try:
                 _note_figures(series, figures, server.figures(), done.requests)
             except SystemFailed as error:
                 series.problems.append(str(error))
     series.rss_mib = memory.samples
-    series.system_cpu = _per_thousand(system_cpu, done.requests)
+    series.system_cpu = _per_thousand(sum(system_cpu), done.requests)
+    series.system_kernel = _per_thousand(system_cpu.kernel, done.requests)
     _note(series, done)
     if server.problem:
         series.problems.append(server.problem)

@@ -45,18 +45,21 @@ class System:
     title : what it is, in a few words.
     kind : `recon`, or `handler`, or one of those in `rawdb`, which have no process of their own.
     settings : recon's, where they are not the defaults.
+    timed : whether recon runs with a clock at each step, for the profile.
     """
 
     name: str
     title: str
     kind: str = "recon"
     settings: dict[str, str] = field(default_factory=dict)
+    timed: bool = False
 
     def command(self, port: int) -> list[str]:
         """How to start it on a port."""
         if self.kind == "handler":
             return [sys.executable, "-m", "bench.handler", str(port)]
-        return [recon_program(), "serve", "--port", str(port)]
+        program = [sys.executable, "-m", "bench.timed"] if self.timed else [recon_program()]
+        return [*program, "serve", "--port", str(port)]
 
 
 PLAIN = {"RECON_COALESCE": "off", "RECON_WRITER_LANE": "off"}
@@ -68,6 +71,8 @@ SYSTEMS = {
         System("recon-2", "recon with two processes", settings={"RECON_WORKERS": "2"}),
         System("plain", "recon, one transaction a request: coalescing and writer lane off", settings=PLAIN),
         System("pgbench", "pgbench, one server-side function a transaction, no HTTP", "pgbench"),
+        System("timed", "recon with a clock at each step, for the profile", timed=True),
+        System("sampled", "recon while py-spy looks at it, for the profile"),
         System("select", "asyncpg, one indexed SELECT after another, no HTTP", "select"),
     )
 }

@@ -3,7 +3,7 @@
 import threading
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import psutil
 
@@ -11,18 +11,35 @@ INTERVAL = 1.0  # seconds between looks at the memory
 MIB = 1024 * 1024
 
 
+class Cpu(NamedTuple):
+    """CPU seconds: in the programs' own code, and in the kernel on their behalf."""
+
+    user: float
+    kernel: float
+
+    def since(self, before: "Cpu") -> "Cpu":
+        """What was used from then to now."""
+        return Cpu(self.user - before.user, self.kernel - before.kernel)
+
+
 def cpu_seconds(pid: int) -> float:
-    """CPU seconds, user and system, of a process and all that it has started, those that have ended too.
+    """CPU seconds, user and kernel together, as `cpu_of` has them."""
+    return sum(cpu_of(pid))
+
+
+def cpu_of(pid: int) -> Cpu:
+    """CPU seconds of a process and all that it has started, those that have ended too.
 
     A process that ended is in the figures of its parent, which has waited for it; one that has not is
     in none but its own. So nothing is lost or counted twice when one ends between two calls.
     """
-    total = 0.0
+    user = kernel = 0.0
     for process in _tree(pid):
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-    return total
+            user += times.user + times.children_user
+            kernel += times.system + times.children_system
+    return Cpu(user, kernel)
 
 
 def rss_mib(pid: int) -> float:

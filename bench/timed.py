@@ -1,0 +1,181 @@
+"""recon with a clock at each step, for the profile: nothing of it is in recon itself.
+
+.venv/bin/python -m bench.timed serve --port PORT
+
+Serves as `recon serve` does, and prints when each step ended and how long it took as its last line.
+"""
+
+import asyncio
+import gc
+import json
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from recon import app, cli, coalesce, store
+from recon.identifiers import Identifiers
+from recon.identify import Answer, Identify
+
+# A request's way through recon, in its order.
+READ_WAIT = "waiting for the read pass before it"
+FETCH = "fetch (one statement, no BEGIN)"
+READ = "the read pass"
+WRITE_WAIT = "waiting for the lane (until a write pass that has it takes the request)"
+BEGIN = "BEGIN and the lane"
+LOCK = "lock and fetch"
+CHANGE = "change"
+COMMIT = "COMMIT"
+WRITE = "the write pass, once it has the lane"
+READ_REQUEST = "a request that only reads"
+WRITE_REQUEST = "a request that writes"
+TURN = "a turn of the event loop"
+COLLECTION = "a garbage collection"
+STEPS = (
+    *(READ_WAIT, FETCH, READ, READ_REQUEST),
+    *(WRITE_WAIT, BEGIN, LOCK, CHANGE, COMMIT, WRITE, WRITE_REQUEST),
+    *(TURN, COLLECTION),
+)
+
+RESULT = "STEPS "  # what the last line begins with
+TURNS_EVERY = 0.01  # seconds between looks at how long a turn takes
+
+now = time.perf_counter  # the same clock in all processes, so that another can tell when the load began
+
+
+def step_of(statement: str) -> str | None:
+    """Which step a statement is, as recon sends it and as PostgreSQL logs it."""
+    known = {store.FETCH_CLUSTERS: FETCH, store.LOCK_CLUSTERS: LOCK, store.CHANGE_CONTACTS: CHANGE}
+    said = statement.split()
+    for text, step in known.items():
+        if text.split() == said:
+            return step
+    return {"BEGIN": BEGIN, "COMMIT": COMMIT}.get(said[0]) if said else None
+
+
+class Clocks:
+    """The clocks, and what they have shown: for each step when it ended and how long it took, in seconds."""
+
+    def __init__(self) -> None:
+        self.shown: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._steps: dict[str, str | None] = {}  # of the statements seen
+        self._came: dict[int, float] = {}  # when each request came, by its id()
+        self._read: dict[int, float] = {}  # when the read pass had no answer for it
+        self._turning = False
+        self._collecting = 0.0  # when a garbage collection began
+
+    def note(self, step: str, started: float) -> None:
+        """A step has ended."""
+        ended = now()
+        self.shown[step].append((ended, ended - started))
+
+    def put_on(self) -> None:
+        """Have recon's functions timed in this process."""
+        for name in ("execute", "fetch"):
+            setattr(asyncpg.Connection, name, self._statement(getattr(asyncpg.Connection, name)))
+        gc.callbacks.append(self._collection)
+        setattr(Identify, "read", self._read_pass(Identify.read))  # noqa: B010 (mypy minds an assignment)
+        setattr(Identify, "write", self._write_pass(Identify.write))  # noqa: B010
+        setattr(app, "coalesced", self._coalesced(coalesce.coalesced))  # noqa: B010
+
+    def _collection(self, phase: str, _info: dict[str, int]) -> None:
+        if phase == "start":
+            self._collecting = now()
+        else:
+            self.note(COLLECTION, self._collecting)
+
+    def _statement(self, run: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def timed(connection: Any, statement: str, *arguments: Any, **options: Any) -> Any:
+            if statement not in self._steps:
+                self._steps[statement] = step_of(statement)
+            step = self._steps[statement]
+            started = now()
+            done = await run(connection, statement, *arguments, **options)
+            if step is not None:
+                self.note(step, started)
+            return done
+
+        return timed
+
+    def _coalesced(self, make: Callable[..., Callable[..., Awaitable[Answer]]]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Callable[..., Awaitable[Answer]]:
+            submit = make(*arguments, **options)
+
+            def submitted(said: Identifiers, *arguments: Any, **options: Any) -> Awaitable[Answer]:
+                if not self._turning:
+                    self._turning = True
+                    self._next_turn(asyncio.get_running_loop())
+                self._came[id(said)] = now()
+                return submit(said, *arguments, **options)
+
+            return submitted
+
+        return timed
+
+    def _read_pass(self, read: Callable[..., Awaitable[list[Answer | None]]]) -> Callable[..., Any]:
+        async def timed(identify: Identify, batch: Sequence[Identifiers]) -> list[Answer | None]:
+            started = now()
+            for said in batch:
+                self.note(READ_WAIT, self._came[id(said)])
+            answers = await read(identify, batch)
+            self.note(READ, started)
+            for said, answer in zip(batch, answers, strict=True):
+                if answer is None:
+                    self._read[id(said)] = now()
+                else:
+                    self.note(READ_REQUEST, self._came.pop(id(said)))
+            return answers
+
+        return timed
+
+    def _write_pass(self, write: Callable[..., Awaitable[list[Answer]]]) -> Callable[..., Any]:
+        async def timed(identify: Identify, take: Callable[[], Sequence[Identifiers]]) -> list[Answer]:
+            taken = now()
+
+            def timed_take() -> Sequence[Identifiers]:
+                nonlocal taken
+                batch = take()
+                taken = now()
+                for said in batch:
+                    if id(said) in self._read:  # and not taken before, by a try that failed
+                        self.note(WRITE_WAIT, self._read.pop(id(said)))
+                return batch
+
+            answers = await write(identify, timed_take)
+            self.note(WRITE, taken)
+            for said in take():
+                self.note(WRITE_REQUEST, self._came.pop(id(said)))
+            return answers
+
+        return timed
+
+    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        # From one place in a turn to the same place in the next one: in between the loop has polled once.
+        def first() -> None:
+            started = now()
+            loop.call_soon(second, started)
+
+        def second(started: float) -> None:
+            self.note(TURN, started)
+            self._next_turn(loop)
+
+        loop.call_later(TURNS_EVERY, loop.call_soon, first)
+
+
+def shown(log: Path) -> dict[str, list[tuple[float, float]]]:
+    """What the clocks of a process that has ended have shown, from the log that it wrote."""
+    line = next((line for line in log.read_text().splitlines() if line.startswith(RESULT)), None)
+    found: dict[str, list[tuple[float, float]]] = json.loads(line.removeprefix(RESULT)) if line else {}
+    return found
+
+
+if __name__ == "__main__":
+    clocks = Clocks()
+    clocks.put_on()
+    try:
+        cli.main(prog_name="recon")
+    finally:
+        print(RESULT + json.dumps(clocks.shown), flush=True)  # noqa: T201 (what it is for)
