@@ -71,8 +71,9 @@ each request, as recon does for one client alone; recon under load shares it amo
 {sleeping}"""
 
 SHARES = """\
-By {sampler}: samples of the process while it runs, not while it sleeps, each counted for the innermost function that
-belongs to a part. C code and the kernel count for the Python function that called them.
+By {sampler}: samples of the process while it runs, not while it sleeps, taken without stopping it, each counted for the
+innermost function that belongs to a part. C code and the kernel count for the Python function that called them. How
+much of it is the kernel, the table above says.
 
 {table}"""
 
