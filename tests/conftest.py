@@ -233,6 +233,15 @@ class Process:
         return self.popen.wait(30)
 
 
+async def everything(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the connection ends, be it by a reset, at which asyncio forgets what came just before it."""
+    received = bytearray()
+    with suppress(ConnectionError):
+        while some := await reader.read(65_536):
+            received += some
+    return bytes(received + reader._buffer)  # type: ignore[attr-defined]
+
+
 StartRecon = Callable[..., Process]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from conftest import StartRecon, execute, fetch
+from conftest import Process, StartRecon, execute, fetch
 from faults import FAULTS, REQUESTS, Fleet, fleet, survived, until_well
 from postgres import Cut, Postgres, postgres, suspended
 
@@ -94,9 +94,14 @@ async def test_starting_before_the_server(server: Postgres, start_recon: StartRe
 
     assert await until_well([process.url for process in processes]) < WELL
     for process in processes:
-        events = [event["event"] for event in process.events()]
-        assert sum("waiting for it" in event for event in events) == events.count("the database is there; serving")
+        async with asyncio.timeout(WELL):  # each of its workers
+            while not _said(process, "waiting for it") == _said(process, "the database is there; serving") > 0:
+                await asyncio.sleep(0.02)
         assert not [event for event in process.events() if "where" in event]
+
+
+def _said(process: Process, words: str) -> int:
+    return sum(words in event["event"] for event in process.events())
 
 
 @pytest.mark.parametrize("version", [0, 99], ids=["older", "newer"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import StartRecon, fetch, recon
+from conftest import StartRecon, everything, fetch, recon
 from storm import probe, storm
 
 MB = 1024 * 1024
@@ -106,16 +106,14 @@ async def _drip(port: int, first: bytes, drop: bytes) -> bytes:
     """What a client gets who sends drop by drop, until it is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(first)
-    answer = asyncio.create_task(reader.read())
+    answer = asyncio.create_task(everything(reader))
     with suppress(ConnectionError):
         while not answer.done():
             await asyncio.sleep(0.1)
             writer.write(drop)
             await writer.drain()
     writer.close()
-    with suppress(ConnectionError):
-        return await answer
-    return b""
+    return await answer
 
 
 async def _never_reads(port: int) -> None:
