@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --require-hashes -r
 
-.PHONY: help run install test lint fuzz lock bench docker clean
+.PHONY: help run install test lint fuzz soak lock bench docker clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -28,6 +28,11 @@ lint: .venv/dev  ## Check style, types and security
 FUZZ_SECONDS ?= 300
 fuzz: .venv/dev  ## Send it rubbish that nobody has thought of, for ten minutes (FUZZ_SECONDS=300 twice)
 	RECON_TEST_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest --capture=no tests/test_fuzz.py
+
+# About; a try takes SOAK_MINUTES=1. SOAK_OPTIONS=--publish writes the figures to docs/.
+SOAK_MINUTES ?= 10
+soak: .venv/dev  ## Load it, break things and send rubbish for ten minutes, and look for what was lost
+	$(BIN)/python tests/soak.py --minutes $(SOAK_MINUTES) $(SOAK_OPTIONS)
 
 lock: .venv/dev  ## Choose the newest versions of all dependencies and write the lock files
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade --python-version 3.11 \

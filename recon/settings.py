@@ -134,7 +134,8 @@ def origins(settings: Settings) -> frozenset[str]:
 def redacted(database_url: str) -> str:
     """The URL without its user, password and parameters, to print."""
     parts = urlsplit(database_url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    hosts = parts.netloc.rpartition("@")[2]  # with their ports; there may be several
+    return f"{parts.scheme}://{hosts}{parts.path}"
 
 
 def has_password(database_url: str) -> bool:

@@ -7,9 +7,13 @@ again: nobody waits the second that Retry-After asks for.
 """
 
 import asyncio
+import resource
+import socket
 import statistics
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,6 +176,25 @@ async def probe(port: int, said: bytes = b'{"email": "probe@storm.example"}') ->
     finally:
         writer.close()
     return int(answer.split(b" ", 2)[1]), time.perf_counter() - started
+
+
+@contextmanager
+def many_files() -> Iterator[int]:
+    """Let this process, the client of all, open as many files as it may meanwhile; so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 65_536
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        yield wanted
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextmanager
+def idle_connections(port: int, count: int) -> Iterator[list[socket.socket]]:
+    """So many connections that say nothing."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5)) for _ in range(count)]
 
 
 async def _until_normal(port: int) -> float:

@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import StartRecon, everything, fetch, recon
-from storm import probe, storm
+from conftest import StartRecon, fetch, recon
+from storm import idle_connections, many_files, probe, storm
 
 MB = 1024 * 1024
 POST = b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -23,11 +23,8 @@ POST = b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\
 @pytest.fixture(autouse=True)
 def files() -> Iterator[int]:
     """Let this process, the client of all, open as many files as it may; so many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else 65_536
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    yield wanted
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with many_files() as count:
+        yield count
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -180,13 +177,6 @@ async def test_slow_clients(workers: int, start_recon: StartRecon, database_url:
     assert got["pipelined rubbish"].startswith(b"HTTP/1.1 200 ") or not got["pipelined rubbish"]
     assert sum(each.memory_info().rss for each in _family(process.popen.pid)) < before + 100 * MB
     assert not [event for event in process.events() if event["level"] == "error"]
-
-
-@contextmanager
-def idle_connections(port: int, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections that say nothing."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5)) for _ in range(count)]
 
 
 async def test_ten_thousand_idle_connections(start_recon: StartRecon, database_url: str, files: int) -> None:
