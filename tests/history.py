@@ -236,7 +236,7 @@ def _wrong_answers(table: _Table, answers: list[_Answer]) -> Iterator[str]:
 def _skipping_answers(table: _Table, answers: list[_Answer]) -> Iterator[str]:
     """Answers that lack a row though they have one that was added to it, or was added after it."""
     for answer in answers:
-        ids = set(answer.ids).intersection(table.by_id)
+        ids = {row_id for row_id in answer.ids if row_id in table.by_id}
         root = min((table.by_id[row_id]["linked_id"] or row_id for row_id in ids), default=0)
         lacking: list[int] = []
         for row in table.clusters.get(root, ()):
@@ -315,8 +315,8 @@ def _moments(table: _Table, answers: list[_Answer], unknown: list[Exchange]) -> 
         candidates = [each for each in (*state.seen, *silent.values()) if state.parts.issuperset(each.said.names)]
         changing = causes = [each for each in candidates if _changes(each, largest)]
         after = [each for other in smaller if other.parts <= state.parts for each in other.until]
-        for row_id in state.parts.intersection(table.by_id).difference(largest):
-            row = table.by_id[row_id]
+        # Not by the sets' own methods: they would go through all of a dictionary.
+        for row in [table.by_id[part] for part in state.parts if part in table.by_id and part not in largest]:
             creators = [each for each in changing if each.said.row == (row["email"], row["phone_number"])]
             after += [min(creators, key=_started)] if creators else []
             if all(each.outcome is Outcome.ACKNOWLEDGED for each in creators):
