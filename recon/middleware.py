@@ -121,6 +121,7 @@ def _problem_of(error: ReconError) -> web.Response:
 _DETAILS = {
     HTTPStatus.NOT_FOUND: "There is nothing at this path; /docs lists what there is.",
     HTTPStatus.METHOD_NOT_ALLOWED: "This path does not take this method; Allow lists those that it takes.",
+    HTTPStatus.EXPECTATION_FAILED: "The only expectation that recon meets is 100-continue.",  # aiohttp quotes the other
 }
 
 
@@ -196,7 +197,7 @@ async def sign(_: web.Request, response: web.StreamResponse) -> None:
 async def expectation(request: web.Request) -> web.StreamResponse | None:
     """Meet the Expect header of a request, or refuse it as middleware cannot: it comes before that."""
     if request.headers["Expect"].lower() != "100-continue":
-        return problem(HTTPStatus.EXPECTATION_FAILED, "The only expectation that recon meets is 100-continue.")
+        return problem(HTTPStatus.EXPECTATION_FAILED, _DETAILS[HTTPStatus.EXPECTATION_FAILED])
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # that was not yet the answer
     return None
