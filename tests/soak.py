@@ -29,7 +29,7 @@ from exchanges import History, Outcome
 from faults import FAULTS, fleet, survived
 from history import check, contacts
 from postgres import Postgres, postgres
-from reliability import FIGURES, ROOT, publish, tables
+from reliability import FIGURES, PAGE, ROOT, publish, tables
 from shop import driving
 from storm import idle_connections, many_files, probe, storm
 
@@ -286,7 +286,12 @@ async def _about(soak: Soak) -> Figures:
 @click.option("--minutes", default=10.0, show_default=True, help="What it all takes, about; a minute at the least.")
 @click.option("--only", type=click.Choice([*PARTS]), multiple=True, help="A part, again for several; all by default.")
 @click.option("--fault", type=click.Choice([*FAULTS]), multiple=True, help="The same for the faults.")
-@click.option("--publish", "to_page", is_flag=True, help="Write docs/soak.json, and its tables to docs/reliability.md.")
+@click.option(
+    "--publish",
+    "to_page",
+    is_flag=True,
+    help="When nothing is wrong, write docs/soak.json, and its tables to docs/reliability.md.",
+)
 def main(minutes: float, only: Sequence[str], fault: Sequence[str], *, to_page: bool) -> None:
     """Run, show the figures, and say what was lost."""
     if to_page and (only or fault):
@@ -297,10 +302,11 @@ def main(minutes: float, only: Sequence[str], fault: Sequence[str], *, to_page: 
         asyncio.run(run(soak, only or [*PARTS]))
     for line in _summary(soak):
         print(line)
-    if to_page and not soak.wrong:
+    if soak.wrong:
+        sys.exit(1)
+    if to_page:
         publish(soak.figures)
-        print(f"written: {FIGURES.relative_to(ROOT)}")
-    sys.exit(1 if soak.wrong else 0)
+        print(f"written: {FIGURES.relative_to(ROOT)} and the tables of {PAGE.relative_to(ROOT)}")
 
 
 def _summary(soak: Soak) -> Iterator[str]:
