@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import StartRecon, fetch, recon
+from conftest import StartRecon, everything, fetch, recon
 from storm import idle_connections, many_files, probe, storm
 
 MB = 1024 * 1024
