@@ -160,7 +160,7 @@ def _shares(workload: str, samples: str) -> list[Share]:
     parts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for line in samples.splitlines():
         stack, _, count = line.rpartition(" ")
-        if not stack:  # it changed while it was looked at
+        if not stack or not count.isdecimal():  # it changed while it was looked at
             continue
         part, function = _part(stack.split(";"))
         parts[part][function] += int(count)

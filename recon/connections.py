@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048  # connections that may wait to be accepted while the event loop is busy
 _LEAVE = 1.0  # seconds that clients have, when recon stops, to get an answer that says so
 _LOOK = 1.0  # seconds between looks at all connections
-_AT_ONCE = 32  # connections that are let in together; not all, since other workers want some
+# How many connections are let in together: one for each so many that are open, as a turn of the event loop takes long
+# when many are. Not more, since other workers want some too.
+_OPEN_FOR_ONE = 32
 # Files that are no connections of clients: the database's come on top.
 _OTHER_FILES = 128
 # With more than the first share of all connections open, idle ones are closed until the second is left: who
@@ -135,7 +137,7 @@ class Door:
             asyncio.get_running_loop().add_reader(each, self._let_in, each)
 
     def _let_in(self, listening: socket.socket) -> None:
-        for _ in range(_AT_ONCE):
+        for _ in range(1 + len(self._server._connections) // _OPEN_FOR_ONE):  # noqa: SLF001 (`connections` is a copy)
             try:
                 accepted, _ = listening.accept()
             except OSError:  # nobody waits any more; or there is no file left, and uvloop turns them away

@@ -179,6 +179,23 @@ async def test_slow_clients(workers: int, start_recon: StartRecon, database_url:
     assert not [event for event in process.events() if event["level"] == "error"]
 
 
+async def test_workers_share_the_connections(start_recon: StartRecon, database_url: str) -> None:
+    """Sixty-four that come at once are not all let in by the worker that is awake first."""
+    process = start_recon("--database-url", database_url, "--workers", "2")
+    for _ in range(5):  # chance has a part in it
+        connections = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", process.port) for _ in range(64)))
+        for _, writer in connections:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        for reader, _ in connections:
+            await reader.readuntil(b"\r\n\r\n")
+        shares = [len(worker.net_connections("tcp")) for worker in psutil.Process(process.popen.pid).children()]
+        for _, writer in connections:
+            writer.close()
+        if min(shares) > 8:
+            return
+    raise AssertionError(shares)
+
+
 async def test_ten_thousand_idle_connections(start_recon: StartRecon, database_url: str, files: int) -> None:
     """10,000 connections that do nothing cost some memory, and others are served as ever."""
     count = min(10_000, files - 500)
