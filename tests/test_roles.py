@@ -15,7 +15,7 @@ from test_conformance import SCENARIOS, expect_scenario
 
 from recon.database import Database
 from recon.errors import SchemaMismatch, Unavailable
-from recon.schema import SCHEMA, grants
+from recon.schema import SCHEMA, grants, require_grants
 
 OPERATIONS = (Path(__file__).parent.parent / "docs/operations.md").read_text()
 PASSWORD = "a-good-password"  # noqa: S105 (the page's)
@@ -209,3 +209,18 @@ async def test_the_trigger_looks_in_no_other_schema(database_url: str) -> None:
     rows = await fetch(database_url, "SELECT phone_key FROM contact ORDER BY id")
 
     assert [row[0] for row in rows] == ["ab", "12"]
+
+
+async def test_a_schema_that_is_being_made(database_url: str) -> None:
+    """Who looks while another process makes the schema, and has not heard of all of it yet, looks again."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("ALTER SEQUENCE contact_id_seq RENAME TO not_heard_of")
+    with pytest.raises(SchemaMismatch, match="only a part of recon's schema"):
+        await require_grants(connection)
+
+    looking = asyncio.create_task(require_grants(connection))
+    await asyncio.sleep(0)
+    await execute(database_url, "ALTER SEQUENCE not_heard_of RENAME TO contact_id_seq")
+
+    await looking
+    await connection.close()
