@@ -3,13 +3,12 @@
 import http.client
 import json
 import random
-import threading
 from collections.abc import Iterator
 from itertools import count
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from bench import people
+from bench.watch import Meanwhile
 from bench.workloads import Growth, Range, Workload
 
 INTERVAL = 0.1  # seconds between requests: under a thousandth of the load
@@ -20,7 +19,7 @@ HTTP_OK = 200
 Identity = dict[str, Any]
 
 
-class Probe(threading.Thread):
+class Probe(Meanwhile):
     """Asks from entering to leaving, and remembers what was wrong.
 
     With a workload that writes, it goes through the rules with people of its own: new, repeated,
@@ -35,10 +34,9 @@ class Probe(threading.Thread):
     """
 
     def __init__(self, port: int, workload: Workload) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
         self._workload = workload
-        self._over = threading.Event()
         self._rows = self._primaries = 0  # that its answered requests have added
         self.answers = self.errors = self.wrong = 0
         self.examples: list[str] = []
@@ -132,13 +130,6 @@ class Probe(threading.Thread):
             if self.wrong <= SHOWN:
                 self.examples.append(f"wrong answer: {answer} and not {expected}")
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self.join()
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
         self._connection.close()

@@ -2,7 +2,6 @@
 
 import threading
 from contextlib import suppress
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import psutil
@@ -59,26 +58,31 @@ def _tree(pid: int) -> list[psutil.Process]:
         return []
 
 
-class MemoryWatch(threading.Thread):
+class Meanwhile(threading.Thread):
+    """A thread that runs from entering to leaving, when `_over` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+
+class MemoryWatch(Meanwhile):
     """Notes a process's memory each second, from entering to leaving, in `samples` (MiB)."""
 
     def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self._pid = pid
-        self._over = threading.Event()
         self.samples: list[float] = []
 
     def run(self) -> None:
         """Look until it is over."""
         while not self._over.wait(INTERVAL):
             self.samples.append(round(rss_mib(self._pid), 2))
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self.join()

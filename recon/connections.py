@@ -109,6 +109,7 @@ class Runner(web.AppRunner):
                 connections.look(asyncio.get_running_loop().time())
             except Exception:
                 log.exception("connections could not be watched")  # and are again in a second
+            # Here, since a site is known before it listens, and gunicorn's worker brings its own after setup.
             for site in list(self.sites)[len(self._doors) :]:
                 if self.server is not None and site._server is not None:  # noqa: SLF001 (it listens)
                     self._doors.append(Door(self.server, site, self._settings.head_timeout))

@@ -42,8 +42,8 @@ KEY_NAME = web.RequestKey("key", str)  # the name of the API key that the reques
 def routed(routes: Sequence[web.RouteDef], closing: asyncio.Event) -> Iterator[web.RouteDef]:
     """The routes with everything that is done around each request, and what answers 405 and 404 beside them.
 
-    Once `closing` is set, each answer ends its connection. Not a middleware of aiohttp's: its chain of calls
-    costs 3 µs a request.
+    Once `closing` is set, each answer ends its connection. Not a middleware of aiohttp's: each request would pay
+    for its chain of calls.
     """
 
     def around(method: str, path: str, handler: Handler, **options: Any) -> web.RouteDef:

@@ -61,22 +61,18 @@ async def require_schema(connection: Connection) -> None:
         raise _mismatch(comment)
 
 
-async def _granted_now(connection: Connection) -> bool:
-    try:
-        return bool(await connection.fetchval(_GRANTED))
-    except asyncpg.UndefinedTableError as error:
-        raise SchemaMismatch(f"the database has only a part of recon's schema: {error}") from None
-
-
 async def require_grants(connection: Connection) -> None:
     """Raise SchemaMismatch unless the database has the schema, and this role what it takes to serve it."""
     await require_schema(connection)
-    try:
-        granted = await connection.fetchval(_GRANTED)
-    except asyncpg.UndefinedTableError:
-        # Another process made the schema this very moment, and this session has not heard of all of it yet.
-        await asyncio.sleep(_LONGEST_PAUSE)
-        granted = await _granted_now(connection)
+    for again in (True, False):
+        try:
+            granted = await connection.fetchval(_GRANTED)
+            break
+        except asyncpg.UndefinedTableError as error:
+            if not again:
+                raise SchemaMismatch(f"the database has only a part of recon's schema: {error}") from None
+            # Another process made the schema this very moment, and this session has not heard of all of it yet.
+            await asyncio.sleep(_LONGEST_PAUSE)
     if not granted:
         raise SchemaMismatch(
             "this role may not do all that serving takes: run `recon schema --apply --grant ROLE` as the tables' owner"
