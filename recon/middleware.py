@@ -217,7 +217,10 @@ def protocol_error(
     if request.writer.output_size > 0:
         raise ConnectionError("the answer has been begun; it cannot become an error")
     known = isinstance(exc, HttpProcessingError)
-    log.log(logging.INFO if known else logging.ERROR, "not answered as a request", exc_info=None if known else exc)
+    if not known:
+        log.error("not answered as a request", exc_info=exc)
+    elif _failures.may_be_logged():
+        log.info("not answered as a request", extra=_failures.left_out())
     response = problem(status, "This is not HTTP as recon understands it." if known else None)
     response.headers["Server"] = SERVER
     response.force_close()

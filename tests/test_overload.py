@@ -231,6 +231,35 @@ async def test_more_connections_than_allowed(start_recon: StartRecon, database_u
     assert json.loads(body)["type"] == "urn:recon:overloaded"
 
 
+async def test_the_log_has_so_many_failures_a_second(start_recon: StartRecon, database_url: str) -> None:
+    """Refusals and rubbish have fifty lines a second together, and the next line says how many had none."""
+    process = start_recon("--database-url", database_url)
+    started = time.monotonic()
+    sent = 0
+
+    async def fail(wrong: bytes) -> None:
+        nonlocal sent
+        sent += 1
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+        writer.write(wrong)
+        assert b" 400 " in await everything(reader)
+        writer.close()
+
+    for _ in range(100):
+        await fail(POST + b"Connection: close\r\nContent-Length: 1\r\n\r\n{")
+        await fail(b"hello\r\n\r\n")
+    while not any("failures_not_logged_before" in event for event in process.events()):
+        assert time.monotonic() - started < 10
+        await fail(b"hello\r\n\r\n")
+    seconds = time.monotonic() - started
+
+    lines = [each for each in process.events() if each["event"] in {"POST /identify", "not answered as a request"}]
+    assert len({line["event"] for line in lines}) == 2
+    assert len(lines) <= 50 * (seconds + 1)
+    spared = sum(line.get("failures_not_logged_before", 0) for line in lines)
+    assert 0 < spared <= sent - len(lines)
+
+
 async def test_more_connections_than_files(start_recon: StartRecon, database_url: str) -> None:
     """recon makes do with the files that it may open: it says so, neither dies nor spins, and serves again."""
     process = start_recon(
