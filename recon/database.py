@@ -134,9 +134,13 @@ class Database:
         """
         async with connected(self._url) as connection:
             await apply_schema(connection)
-            await require_grants(connection)
+        # In another session: one that met the schema while somebody else was making it may go on missing parts of it.
         with _unavailability():
-            await self._close(await self._connect())
+            connection = await self._connect()
+            try:
+                await require_grants(connection)
+            finally:
+                await self._close(connection)
 
     async def check(self) -> None:
         """Raise Unavailable unless the database answers, has the schema, and lets this role serve it."""

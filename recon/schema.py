@@ -64,15 +64,10 @@ async def require_schema(connection: Connection) -> None:
 async def require_grants(connection: Connection) -> None:
     """Raise SchemaMismatch unless the database has the schema, and this role what it takes to serve it."""
     await require_schema(connection)
-    for again in (True, False):
-        try:
-            granted = await connection.fetchval(_GRANTED)
-            break
-        except asyncpg.UndefinedTableError as error:
-            if not again:
-                raise SchemaMismatch(f"the database has only a part of recon's schema: {error}") from None
-            # Another process made the schema this very moment, and this session has not heard of all of it yet.
-            await asyncio.sleep(_LONGEST_PAUSE)
+    try:
+        granted = await connection.fetchval(_GRANTED)
+    except asyncpg.UndefinedTableError as error:
+        raise SchemaMismatch(f"the database has only a part of recon's schema: {error}") from None
     if not granted:
         raise SchemaMismatch(
             "this role may not do all that serving takes: run `recon schema --apply --grant ROLE` as the tables' owner"
