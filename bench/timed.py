@@ -19,7 +19,7 @@ import asyncpg
 
 from recon import app, cli, coalesce, store
 from recon.identifiers import Identifiers
-from recon.identify import Answer, Identify
+from recon.identify import Answer, Identify, Outcome
 
 # A request's way through recon, in its order.
 READ_WAIT = "waiting for the read pass before it"
@@ -49,7 +49,7 @@ now = time.perf_counter  # the same clock in all processes, so that another can 
 
 def step_of(statement: str) -> str | None:
     """Which step a statement is, as recon sends it and as PostgreSQL logs it."""
-    known = {store.FETCH_CLUSTERS: FETCH, store.LOCK_CLUSTERS: LOCK, store.CHANGE_CONTACTS: CHANGE}
+    known = {store.FETCH_SMALL_CLUSTERS: FETCH, store.LOCK_CLUSTERS: LOCK, store.CHANGE_CONTACTS: CHANGE}
     said = statement.split()
     for text, step in known.items():
         if text.split() == said:
@@ -119,12 +119,13 @@ class Clocks:
 
         return timed
 
-    def _read_pass(self, read: Callable[..., Awaitable[list[Answer | None]]]) -> Callable[..., Any]:
-        async def timed(identify: Identify, batch: Sequence[Identifiers]) -> list[Answer | None]:
+    def _read_pass(self, read: Callable[..., Awaitable[list[Outcome]]]) -> Callable[..., Any]:
+        async def timed(identify: Identify, take: Callable[[], Sequence[Identifiers]]) -> list[Outcome]:
             started = now()
+            batch = take()
             for said in batch:
                 self.note(READ_WAIT, self._came[id(said)])
-            answers = await read(identify, batch)
+            answers = await read(identify, lambda: batch)
             self.note(READ, started)
             for said, answer in zip(batch, answers, strict=True):
                 if answer is None:
@@ -135,8 +136,8 @@ class Clocks:
 
         return timed
 
-    def _write_pass(self, write: Callable[..., Awaitable[list[Answer]]]) -> Callable[..., Any]:
-        async def timed(identify: Identify, take: Callable[[], Sequence[Identifiers]]) -> list[Answer]:
+    def _write_pass(self, write: Callable[..., Awaitable[list[Outcome]]]) -> Callable[..., Any]:
+        async def timed(identify: Identify, take: Callable[[], Sequence[Identifiers]]) -> list[Outcome]:
             taken = now()
 
             def timed_take() -> Sequence[Identifiers]:

@@ -29,7 +29,7 @@ def create_app(settings: Settings) -> web.Application:
     identify = Identify(database)
     deadlines = Deadlines(settings.request_timeout)
     if settings.coalesce:
-        one = coalesced(identify, settings.queue_limit, deadlines)
+        one = coalesced(identify, settings.queue_limit, deadlines, max(1, settings.pool_size // 4))
     else:
         one = plain(identify, settings.queue_limit, deadlines, settings.pool_size)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 import asyncpg
 
 from recon import metrics
-from recon.errors import OutcomeUnknown, RetriesExhausted, SchemaMismatch, Unavailable
+from recon.errors import OutcomeUnknown, RetriesExhausted, RowsHeld, SchemaMismatch, Unavailable
 from recon.schema import apply_grants, apply_schema, require_grants
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ STARTUP_RETRY = 1.0  # seconds between looks at a database that is not there yet
 # with, the whole table; a generic plan spares planning each time.
 SESSION = {
     "application_name": "recon",
+    "lock_timeout": "0",  # whatever the role's is: waiting for the lane is normal, and statement_timeout bounds it
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
@@ -40,8 +41,15 @@ SESSION = {
 # meet again at once and many spread out.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 
+# How long a transaction that has the lane waits for any other lock, which only other programs can hold, in
+# milliseconds: all writers wait meanwhile.
+_LOCK_TIMEOUT = 5
+# How long a transaction waits that does nothing else, in milliseconds; then its caller looks who still wants that.
+_LONG_LOCK_TIMEOUT = 1000
+
 _RETRIED = {"40001": "serialization_failure", "40P01": "deadlock_detected"}
 _COMPLETION_UNKNOWN = "40003"
+_LOCK_NOT_AVAILABLE = "55P03"
 # Classes and codes of SQLSTATE that say "not now", whatever the request: connections, resources,
 # operator intervention (shutdown, time-outs), the system, log-in, a missing database, an object or lock
 # that is not available, a standby.
@@ -94,10 +102,14 @@ class Database:
             self._begin += settings
             self._session = {"application_name": SESSION["application_name"]}
             self._prepared_statements = 0
+        # Not serializable: all others would have to remember what they read for as long as that waits.
+        self._begin_waiting = (
+            self._begin.replace(isolation, "READ COMMITTED", 1) + f"; SET LOCAL lock_timeout = {_LONG_LOCK_TIMEOUT}"
+        )
         if writer_lane:
             # In the same message as BEGIN and before any snapshot: who waited here sees what the one
             # before it wrote. A lock taken by a later statement would come too late for that.
-            self._begin += "; LOCK TABLE writer_lane IN EXCLUSIVE MODE"
+            self._begin += f"; LOCK TABLE writer_lane IN EXCLUSIVE MODE; SET LOCAL lock_timeout = {_LOCK_TIMEOUT}"
         self._slots = asyncio.Semaphore(pool_size)
         self._idle: list[Connection] = []  # the last one used is the next to be used
         self._transaction_timeout = transaction_timeout
@@ -166,10 +178,18 @@ class Database:
         """Run `work` in a serializable transaction, COMMIT included, until it meets no other.
 
         `work` may run more than once, so what it leaves behind outside the database must be
-        replaced, not added to, by its next run. Raises RetriesExhausted after too many tries,
-        OutcomeUnknown when the database was lost during COMMIT, Unavailable when it was before.
+        replaced, not added to, by its next run. In the lane it may not wait for locks of other sessions: it raises
+        RowsHeld then. Raises RetriesExhausted after too many tries, OutcomeUnknown when the database was lost during
+        COMMIT, Unavailable when it was before.
         """
         return await self._until_serial(step, _transaction(self._begin, work))
+
+    async def wait(self, work: Work[None]) -> None:
+        """Run `work`, which waits for locks of other sessions and changes nothing, apart from the lane.
+
+        Raises RowsHeld when it has waited for a second.
+        """
+        await self._until_serial("wait", _transaction(self._begin_waiting, work))
 
     async def _until_serial(self, step: str, transaction: Work[T]) -> T:
         if not self._ready:
@@ -183,6 +203,9 @@ class Database:
                     metrics.count_transaction(step, "failed")
                     raise
                 metrics.RETRIES.labels(step, reason).inc()
+            except RowsHeld:
+                metrics.RETRIES.labels(step, "lock_not_available").inc()  # in another way, by the caller
+                raise
             except BaseException:
                 metrics.count_transaction(step, "failed")
                 raise
@@ -375,6 +398,8 @@ def _unavailability() -> Iterator[None]:
     except asyncpg.PostgresError as error:
         if error.sqlstate == _COMPLETION_UNKNOWN:
             raise OutcomeUnknown from error
+        if error.sqlstate == _LOCK_NOT_AVAILABLE:
+            raise RowsHeld from error
         if _is_unavailability(error):
             raise Unavailable from error
         raise
@@ -389,6 +414,18 @@ def _no_longer_served() -> Iterator[None]:
         yield
     except SchemaMismatch as error:
         raise Unavailable(str(error)) from None
+
+
+# Classes of SQLSTATE that say that the data of a statement is to blame, or what a trigger made of it: data exceptions,
+# constraints, WITH CHECK OPTION, what functions raise.
+_BLAME_DATA = ("22", "23", "38", "39", "44", "P0")
+
+
+def may_be_one_requests_fault(error: Exception) -> bool:
+    """Whether a transaction could succeed without one of its requests: not when it never got as far as their data."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith(_BLAME_DATA)
+    return not isinstance(error, Unavailable)
 
 
 def _is_unavailability(error: asyncpg.PostgresError) -> bool:

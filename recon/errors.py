@@ -10,6 +10,7 @@
         ├── Overloaded
         ├── DeadlineExceeded
         ├── RetriesExhausted
+        ├── RowsHeld
         └── OutcomeUnknown
 
 A class's docstring is its message.
@@ -90,6 +91,12 @@ class RetriesExhausted(Unavailable):
     """The transaction met others too many times in a row. Nothing was changed; try again."""
 
     code = "retries-exhausted"
+
+
+class RowsHeld(Unavailable):
+    """Another session of the database holds a lock that this request needs. Nothing was changed; try again."""
+
+    code = "locked"
 
 
 class OutcomeUnknown(Unavailable):

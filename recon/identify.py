@@ -2,16 +2,37 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple, TypeAlias
 
 from pydantic_core import to_json
 
-from recon import metrics, store
+from recon import contention, metrics, store
+from recon.contention import Held
 from recon.database import Connection, Database
+from recon.errors import RowsHeld
 from recon.identifiers import Identifiers
-from recon.models import IdentifyResponse
-from recon.reconcile import Cluster, Clusters, Plan, Reason, consolidate, decide
+from recon.models import IdentifyResponse, Identity
+from recon.reconcile import Cluster, Clusters, Plan, Reason, consolidate
 
-Answer = bytes  # an IdentifyResponse as JSON, encoded once for all requests that share it
+Answer: TypeAlias = bytes  # an IdentifyResponse as JSON, encoded once for all requests that share it
+Take: TypeAlias = Callable[[], Sequence[Identifiers]]
+
+# Contacts that the answers of a write batch have together, about: 15 MB with emails of 100 characters. What is left
+# of the batch makes up the next one.
+MOST_ANSWERED = 131_072
+
+# Of a batch that meets locks of other sessions, before a 503; up to a second each, and a request has five.
+_TRIES = 4
+
+
+class Large(NamedTuple):
+    """Instead of an answer: the request touches large identities, and is to be answered apart from small ones."""
+
+    roots: frozenset[int]
+
+
+Outcome: TypeAlias = Answer | Large | Held | None  # None: the request changes something
 
 
 class Identify:
@@ -20,35 +41,74 @@ class Identify:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def read(self, batch: Sequence[Identifiers]) -> list[Answer | None]:
-        """Answer the requests that would change nothing; None stands for the others."""
+    async def read(self, take: Take) -> list[Outcome]:
+        """Answer the requests that would change nothing, unless they touch a large identity."""
+        batch = take()
         metrics.count_batch("read", len(batch))
+
+        async def work(connection: Connection) -> Clusters:
+            return Clusters(await store.fetch_small_clusters(connection, batch))
+
+        clusters = await self._database.snapshot("read", work)
+        large = clusters.larger_than(store.LARGE)
+        if not large:
+            return _known(batch, clusters)
+        return await self._without(large, batch, clusters)
+
+    async def _without(self, large: set[int], batch: Sequence[Identifiers], clusters: Clusters) -> list[Outcome]:
+        """Answer the requests that touch no large identity: of those not all contacts were fetched."""
+        roots = await self._database.snapshot("read", lambda connection: store.find_roots(connection, batch))
+        touched = [each & large for each in roots]
+        small = iter(_known([request for request, its in zip(batch, touched, strict=True) if not its], clusters))
+        return [Large(its) if its else next(small) for its in touched]
+
+    async def read_large(self, take: Take) -> list[Outcome]:
+        """Answer the requests that would change nothing, however large their identities are."""
+        batch = take()
+        metrics.count_batch("read large", len(batch))
 
         async def work(connection: Connection) -> Clusters:
             return Clusters(await store.fetch_clusters(connection, batch))
 
-        clusters = await self._database.snapshot("read", work)
-        answers: dict[Cluster, Answer] = {}
-        return [_answer_once(clusters.knowing(request), answers) for request in batch]
+        return _known(batch, await self._database.snapshot("read large", work))
 
-    async def write(self, take: Callable[[], Sequence[Identifiers]]) -> list[Answer]:
-        """File the requests, in order, in one transaction, and answer them.
+    async def write(self, take: Take) -> list[Outcome]:
+        """Apply the requests, in order, in one transaction, and answer them.
 
         `take` gives them, when the transaction has its place in the writer lane; asked again (a
-        transaction may run more than once), it must give the same.
+        transaction may run more than once), it must give the same. Those for which another session holds a row have
+        `Held` as outcome. The outcomes may be fewer than the requests: the rest was left undone.
         """
+        for _ in range(_TRIES):
+            for choose in (contention.everything, contention.what_is_free):
+                with suppress(RowsHeld):
+                    return await self._applied(take, choose)
+            # Not rows: the whole table is locked (CREATE INDEX, ALTER TABLE), or what a trigger needs.
+            with suppress(RowsHeld):
+                await self._database.wait(store.wait_for_table)
+        raise RowsHeld
 
-        async def work(connection: Connection) -> Plan:
-            batch = take()
-            plan = decide(batch, Clusters(await store.lock_clusters(connection, batch)))
+    async def _applied(self, take: Take, choose: contention.Choose) -> list[Outcome]:
+        async def work(connection: Connection) -> tuple[Plan, list[Held | None]]:
+            plan, held = await choose(connection, take(), MOST_ANSWERED)
             if plan.inserts or plan.relinks:
                 await store.change_contacts(connection, plan.inserts, plan.newest, plan.relinks)
-            return plan
+            return plan, held
 
-        plan = await self._database.serializable("write", work)
+        plan, held = await self._database.serializable("write", work)
         metrics.count_batch("write", len(plan.decisions))
         _count(plan)
-        return [to_json(IdentifyResponse(contact=decision.identity())) for decision in plan.decisions]
+        return contention.merged(plan.answers(_encoded), held)
+
+    async def wait_for(self, row: int) -> None:
+        """Return when no other session holds this row any more; raises RowsHeld after a second."""
+        await self._database.wait(lambda connection: store.wait_for_row(connection, row))
+
+
+def _known(batch: Sequence[Identifiers], clusters: Clusters) -> list[Outcome]:
+    """The answer of each request that would change nothing, encoded once for each identity."""
+    answers: dict[Cluster, Answer] = {}
+    return [_answer_once(clusters.knowing(request), answers) for request in batch]
 
 
 def _answer_once(cluster: Cluster | None, answers: dict[Cluster, Answer]) -> Answer | None:
@@ -56,8 +116,12 @@ def _answer_once(cluster: Cluster | None, answers: dict[Cluster, Answer]) -> Ans
         return None
     answer = answers.get(cluster)
     if answer is None:
-        answer = answers[cluster] = to_json(IdentifyResponse(contact=consolidate(cluster.primary, cluster.contacts)))
+        answer = answers[cluster] = _encoded(consolidate(cluster.primary, cluster.contacts))
     return answer
+
+
+def _encoded(identity: Identity) -> Answer:
+    return to_json(IdentifyResponse(contact=identity))
 
 
 def _count(plan: Plan) -> None:

@@ -4,13 +4,17 @@ Pure: values in, values out. `clusters` and `requests` come in, a `Plan` goes ou
 clock, no HTTP. A plan for many requests equals the serial run of them, one after another.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
+from typing import TypeVar
 
 from recon.identifiers import Identifiers
 from recon.models import Contact, Identity
+
+T = TypeVar("T")
 
 
 class Reason(StrEnum):
@@ -71,6 +75,7 @@ class Clusters:
             else:
                 members.append(contact)
         self.newest = contacts[-1] if contacts else None
+        self._size = len(contacts)
         self.all = [Cluster(root, members) for root, members in by_root.items()]
         self._by_email: dict[str, Cluster] = {}
         self._by_phone: dict[str, Cluster] = {}
@@ -106,6 +111,13 @@ class Clusters:
             return None
         return cluster if cluster is not None and cluster.settled else None
 
+    def larger_than(self, size: int) -> set[int]:
+        """The roots of the clusters that have more contacts than this."""
+        if self._size <= size:  # nearly always: then there is nothing to look through
+            return set()
+        large = [cluster.root for cluster in self.all if len(cluster.current().contacts) > size]
+        return {root for root in large if root is not None}
+
 
 def unite(one: Cluster, other: Cluster) -> Cluster:
     """Make two clusters one: that of the older primary, which is returned (rule 4)."""
@@ -125,17 +137,13 @@ class Decision:
     """What became of one request: why, and its cluster as it was right after.
 
     The cluster's list of contacts only ever grows at its end, so its first `size` entries are the
-    snapshot.
+    state that answers the request.
     """
 
     reason: Reason
     primary: Contact
     contacts: list[Contact]
     size: int
-
-    def identity(self) -> Identity:
-        """The answer; only once the plan has been applied do all its contacts have ids."""
-        return consolidate(self.primary, self.contacts[: self.size])
 
 
 @dataclass(slots=True)
@@ -144,7 +152,7 @@ class Plan:
 
     Attributes
     ----------
-    decisions : one for each request, in order.
+    decisions : one for each request, in order; fewer when the answers would be too much for one batch.
     inserts : the new contacts, oldest first, each with the contact that is to be its primary: itself
         for a new primary.
     newest : the newest contact that was there before; the new ones must not be dated earlier, even
@@ -157,16 +165,36 @@ class Plan:
     newest: Contact | None = None
     relinks: list[tuple[int, int]] = field(default_factory=list)
 
+    def answers(self, encode: Callable[[Identity], T]) -> list[T]:
+        """What `encode` makes of the identity that answers each request, in order; called once for each state.
 
-def decide(requests: Sequence[Identifiers], clusters: Clusters) -> Plan:
+        Only once the plan has been applied do all contacts have ids.
+        """
+        latest: dict[int, tuple[Consolidation, T]] = {}  # by the id of the list of contacts
+        answers = []
+        for decision in self.decisions:
+            contacts, size = decision.contacts, decision.size
+            known = latest.get(id(contacts))
+            if known is None or known[0].size != size:
+                states = known[0] if known else Consolidation(decision.primary, contacts)
+                known = latest[id(contacts)] = (states, encode(states.identity(size)))
+            answers.append(known[1])
+        return answers
+
+
+def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = math.inf) -> Plan:
     """Decide the requests one after another, each seeing what those before it did.
 
-    `clusters` must hold every cluster that a request touches; it is updated on the way.
+    `clusters` must hold every cluster that a request touches; it is updated on the way. Once the answers have `most`
+    contacts or more, the rest of the requests is left undecided.
     """
     plan = Plan(newest=clusters.newest)
     ages = count(1 + clusters.newest.age if clusters.newest else 0)
     created: list[tuple[Contact, Cluster]] = []
+    answered = 0
     for request in requests:
+        if answered >= most:
+            break
         by_email, by_phone = clusters.of(request)
         cluster = by_email or by_phone
         if cluster is None:
@@ -186,7 +214,9 @@ def decide(requests: Sequence[Identifiers], clusters: Clusters) -> Plan:
             created.append((contact, cluster))
             cluster.contacts.append(contact)
             clusters.learn(contact, cluster)
-        plan.decisions.append(Decision(reason, cluster.primary, cluster.contacts, len(cluster.contacts)))
+        size = len(cluster.contacts)
+        answered += size
+        plan.decisions.append(Decision(reason, cluster.primary, cluster.contacts, size))
     plan.inserts = [(contact, cluster.current().primary) for contact, cluster in created]
     for cluster in clusters.all:
         primary = cluster.current().primary.id
@@ -196,31 +226,49 @@ def decide(requests: Sequence[Identifiers], clusters: Clusters) -> Plan:
     return plan
 
 
-def consolidate(primary: Contact, contacts: Iterable[Contact]) -> Identity:
-    """The identity that contacts, oldest first, add up to; an identifier shows as it was first seen."""
-    emails: dict[str, None] = {}
-    phones: dict[str, str] = {}
-    if primary.email is not None:
-        emails[primary.email] = None
-    if primary.phone_key is not None and primary.phone_number is not None:
-        phones[primary.phone_key] = primary.phone_number
-    ids = [primary.id]
-    for contact in contacts:
-        if contact is primary:
-            continue
-        if contact.email is not None:
-            emails.setdefault(contact.email)
-        if contact.phone_key is not None and contact.phone_number is not None:
-            phones.setdefault(contact.phone_key, contact.phone_number)
-        ids.append(contact.id)
-    primary_id, *secondary_ids = _assigned(ids)
-    return {
-        "primaryContactId": primary_id,
-        "primaryContatctId": primary_id,
-        "emails": list(emails),
-        "phoneNumbers": list(phones.values()),
-        "secondaryContactIds": secondary_ids,
-    }
+class Consolidation:
+    """The identities that a growing list of contacts, oldest first, adds up to; each contact is looked at once.
+
+    An identifier shows as it was first seen; the primary's own come first.
+    """
+
+    __slots__ = ("_contacts", "_emails", "_phones", "_primary", "_secondary_ids", "size")
+
+    def __init__(self, primary: Contact, contacts: Sequence[Contact]) -> None:
+        self._primary = primary
+        self._contacts = contacts
+        self._emails: dict[str, None] = {} if primary.email is None else {primary.email: None}
+        self._phones: dict[str, str | None] = {}
+        if primary.phone_key is not None:
+            self._phones[primary.phone_key] = primary.phone_number
+        self._secondary_ids: list[int | None] = []
+        self.size = 0
+
+    def identity(self, size: int) -> Identity:
+        """The identity of the first `size` contacts: no fewer than before, and all of them with ids by now."""
+        emails, phones, ids = self._emails, self._phones, self._secondary_ids
+        for contact in self._contacts[self.size : size]:
+            if contact is self._primary:
+                continue
+            if contact.email is not None:
+                emails.setdefault(contact.email)
+            if contact.phone_key is not None:
+                phones.setdefault(contact.phone_key, contact.phone_number)
+            ids.append(contact.id)
+        self.size = size
+        primary_id, *secondary_ids = _assigned([self._primary.id, *ids])
+        return {
+            "primaryContactId": primary_id,
+            "primaryContatctId": primary_id,
+            "emails": list(emails),
+            "phoneNumbers": list(phones.values()),  # type: ignore[arg-type] # a key has its number
+            "secondaryContactIds": secondary_ids,
+        }
+
+
+def consolidate(primary: Contact, contacts: Sequence[Contact]) -> Identity:
+    """The identity that contacts, oldest first, add up to."""
+    return Consolidation(primary, contacts).identity(len(contacts))
 
 
 def _contact(age: int, said: Identifiers) -> Contact:

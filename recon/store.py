@@ -6,6 +6,11 @@ from recon.database import Connection
 from recon.identifiers import Identifiers
 from recon.models import Contact
 
+# An identity with more contacts is large. The read pass fetches one more than that of each identity, which tells the
+# large ones apart, and bounds what a batch reads and answers: 512 requests with two identities each, a few
+# milliseconds for each thousand contacts. Few people have ten.
+LARGE = 100
+
 # The roots of the clusters that the given emails and phone keys touch: the ids that their rows link to.
 _ROOTS = """
     root AS MATERIALIZED (
@@ -25,7 +30,7 @@ _MEMBERS = """
     WHERE deleted_at IS NULL
     ORDER BY created_at, id"""
 
-# Read pass: everything about the people that a batch asks for, as one statement and one snapshot.
+# Everything about the identities that a batch asks for, as one statement and one snapshot.
 FETCH_CLUSTERS = f"""
 WITH {_ROOTS}
 {_MEMBERS.format(roots="root")}
@@ -35,6 +40,52 @@ WITH {_ROOTS}
 async def fetch_clusters(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
     """The contacts of every cluster that the batch touches, oldest first."""
     return await _contacts(connection, FETCH_CLUSTERS, batch)
+
+
+# Read pass: the same for small identities; of a large one, only LARGE + 1 contacts or a few more. Each walk along an
+# index ends there, so a phone number that 10,000 contacts share costs no more than one that 100 share.
+_FIRST = f"SELECT coalesce(linked_id, id) AS id FROM contact WHERE deleted_at IS NULL AND {{}} LIMIT {LARGE + 1}"
+_SMALL_ROOTS = f"""
+    root AS MATERIALIZED (
+        SELECT found.id FROM unnest($1::text[]) AS given (email),
+            LATERAL ({_FIRST.format("contact.email = given.email")}) AS found
+        UNION ALL
+        SELECT found.id FROM unnest($2::text[]) AS given (phone_key),
+            LATERAL ({_FIRST.format("contact.phone_key = given.phone_key")}) AS found
+    )"""
+FETCH_SMALL_CLUSTERS = f"""
+WITH {_SMALL_ROOTS}
+SELECT member.id, linked_id, email, phone_number, phone_key
+FROM (SELECT DISTINCT id FROM root) AS root, LATERAL (
+    SELECT * FROM contact WHERE contact.id = root.id AND deleted_at IS NULL
+    UNION ALL
+    (SELECT * FROM contact WHERE linked_id = root.id AND deleted_at IS NULL LIMIT {LARGE + 1})
+) AS member
+ORDER BY created_at, member.id
+"""
+
+
+async def fetch_small_clusters(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
+    """The contacts of every cluster that the batch touches, oldest first; more than LARGE of one are not all."""
+    return await _contacts(connection, FETCH_SMALL_CLUSTERS, batch)
+
+
+# Which cluster each identifier of a batch leads to, for the batches that touch a large identity. One is enough: where
+# rows of other programs share an identifier across clusters, these are merged by the request that meets them.
+_ROOT_OF = "SELECT coalesce(linked_id, id) FROM contact WHERE deleted_at IS NULL AND {} LIMIT 1"
+FIND_ROOTS = f"""
+SELECT ({_ROOT_OF.format("contact.email = given.email")}), ({_ROOT_OF.format("contact.phone_key = given.phone_key")})
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS given (email, phone_key, place)
+ORDER BY place
+"""
+
+
+async def find_roots(connection: Connection, batch: Sequence[Identifiers]) -> list[frozenset[int]]:
+    """The roots of the clusters that each request touches, none to two."""
+    rows = await connection.fetch(
+        FIND_ROOTS, [request.email for request in batch], [request.phone_key for request in batch]
+    )
+    return [frozenset(root for root in row if root is not None) for row in rows]
 
 
 # Write pass: the same, holding each cluster's root row so that no one else changes the cluster.
@@ -57,9 +108,41 @@ async def lock_clusters(connection: Connection, batch: Sequence[Identifiers]) ->
     return await _contacts(connection, LOCK_CLUSTERS, batch)
 
 
+# When another session holds a row that a batch needs: lock the rows that are free, without waiting for the others.
+LOCK_FREE_ROWS = """
+SELECT id FROM contact WHERE id = ANY ($1::bigint[])
+ORDER BY id  -- one order everywhere, so no deadlocks
+FOR UPDATE SKIP LOCKED
+"""
+
+
+async def lock_free_rows(connection: Connection, ids: set[int]) -> set[int]:
+    """Lock these rows, but for those that another session holds, which are returned."""
+    return ids - {row["id"] for row in await connection.fetch(LOCK_FREE_ROWS, sorted(ids))}
+
+
+# Ends when the session that holds the row has ended its transaction.
+WAIT_FOR_ROW = "SELECT FROM contact WHERE id = $1::bigint FOR UPDATE"
+
+
+async def wait_for_row(connection: Connection, row: int) -> None:
+    """Return when no other session holds this row any more."""
+    await connection.execute(WAIT_FOR_ROW, row)
+
+
+# The lock on the table that every writer takes.
+WAIT_FOR_TABLE = "UPDATE contact SET updated_at = updated_at WHERE false"
+
+
+async def wait_for_table(connection: Connection) -> None:
+    """Return when no other session keeps writers from the whole table."""
+    await connection.execute(WAIT_FOR_TABLE)
+
+
 async def _contacts(connection: Connection, statement: str, batch: Sequence[Identifiers]) -> list[Contact]:
-    emails = [said.email for said in batch if said.email is not None]
-    phone_keys = [said.phone_key for said in batch if said.phone_key is not None]
+    # Sets, as many concurrent requests may be about the same person.
+    emails = list({request.email for request in batch if request.email is not None})
+    phone_keys = list({request.phone_key for request in batch if request.phone_key is not None})
     rows = await connection.fetch(statement, emails, phone_keys)
     return [Contact(age, *row) for age, row in enumerate(rows)]
 

@@ -3,18 +3,19 @@
 import asyncio
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import asyncpg
 import pytest
 from conftest import execute
 
 from recon import coalesce
-from recon.coalesce import Lane, coalesced
+from recon.coalesce import Lane, RowQueues, coalesced
 from recon.database import Database
 from recon.deadlines import Deadlines
 from recon.errors import DeadlineExceeded, OutcomeUnknown, Overloaded, Unavailable
 from recon.identifiers import Identifiers
-from recon.identify import Identify
+from recon.identify import Identify, Outcome
 
 Take: TypeAlias = Callable[[], Sequence[int]]
 
@@ -25,6 +26,7 @@ class Gate:
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.open = asyncio.Event()
+        self.most: int | None = None  # outcomes for so many of a batch
 
     async def __call__(self, take: Take) -> list[int]:
         batch = take()
@@ -32,7 +34,7 @@ class Gate:
         await self.open.wait()
         if 13 in batch:
             raise ValueError("thirteen")
-        return [-item for item in batch]
+        return [-item for item in batch][: self.most]
 
 
 async def test_one_request_alone_waits_for_nothing() -> None:
@@ -242,6 +244,122 @@ async def test_a_request_that_the_database_refuses_fails_alone(database_url: str
         )
 
     assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [13]
+
+
+async def test_what_no_request_is_to_blame_for_is_not_split(database_url: str) -> None:
+    """On PostgreSQL: with a column gone every request fails, once, and not in ever smaller batches."""
+    await execute(database_url, "ALTER TABLE contact RENAME COLUMN updated_at TO changed_at")
+    async with Database(database_url).opened() as database:
+        tried = []
+        identify = Identify(database)
+        write = identify.write
+
+        async def counted(take: Callable[[], Sequence[Identifiers]]) -> Sequence[Outcome]:
+            tried.append(len(take()))
+            return await write(take)
+
+        identify.write = counted  # type: ignore[method-assign, assignment]
+        one = coalesced(identify, limit=1000, deadlines=Deadlines(5))
+
+        outcomes = await asyncio.gather(
+            *(one(Identifiers(f"e{n}", str(n), str(n))) for n in range(30)), return_exceptions=True
+        )
+
+    assert {type(outcome) for outcome in outcomes} == {asyncpg.UndefinedColumnError}
+    assert sum(tried) == 30
+
+
+async def test_what_is_left_undone_is_the_next_batch() -> None:
+    """Work that has outcomes for the first of its requests only gets the others again, after those that came since."""
+    gate = Gate()
+    lane = Lane("test", gate, limit=10, deadlines=Deadlines(5))
+    futures = [lane.submit(item) for item in (1, 2, 3)]
+    await asyncio.sleep(0)
+    futures.append(lane.submit(4))
+    gate.most = 2
+
+    gate.open.set()
+
+    assert await asyncio.gather(*futures) == [-1, -2, -3, -4]
+    assert gate.batches == [[1, 2, 3], [4, 3]]
+
+
+class Row:
+    """A row that another session holds until it is let go, and how often it is waited for at a time."""
+
+    def __init__(self) -> None:
+        self.free = asyncio.Event()
+        self.waiting = self.most_waiting = 0
+        self.error: Exception | None = None
+
+    async def __call__(self, _: int) -> None:
+        self.waiting += 1
+        self.most_waiting = max(self.waiting, self.most_waiting)
+        try:
+            await self.free.wait()
+        finally:
+            self.waiting -= 1
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+
+def _entry(item: int) -> Any:
+    return item, asyncio.get_running_loop().create_future(), None
+
+
+async def test_rows_are_waited_for_by_so_many_connections() -> None:
+    """However many rows are held, and however many requests need each; those that gave up do not come back."""
+    row, back = Row(), []
+    queues = RowQueues(row, limit=10, at_once=2)
+    entries = [_entry(item) for item in range(9)]
+    for entry in entries:
+        queues.enqueue(entry[0] % 3, entry, back.append)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    entries[4][1].cancel()
+
+    row.free.set()
+    async with asyncio.timeout(1):
+        while len(back) < 8:
+            await asyncio.sleep(0)
+
+    assert row.most_waiting == 2
+    assert sorted(item for item, _, _ in back) == [0, 1, 2, 3, 5, 6, 7, 8]
+
+
+async def test_a_row_that_cannot_be_waited_for() -> None:
+    """When the database fails, those who waited are told; who came later waits anew."""
+    row, back = Row(), []
+    queues = RowQueues(row, limit=10, at_once=1)
+    first, second = _entry(1), _entry(2)
+    queues.enqueue(7, first, back.append)
+    await asyncio.sleep(0)
+    queues.enqueue(7, second, back.append)
+
+    row.error = Unavailable()
+    row.free.set()
+    with pytest.raises(Unavailable):
+        await first[1]
+    async with asyncio.timeout(1):
+        while not back:
+            await asyncio.sleep(0)
+
+    assert back == [second]
+
+
+async def test_the_queues_of_rows_are_bounded() -> None:
+    """All of them together: who is refused is told at once."""
+    row = Row()
+    queues = RowQueues(row, limit=1, at_once=1)
+    queues.enqueue(7, _entry(1), [].append)
+    refused = _entry(2)
+
+    queues.enqueue(8, refused, [].append)
+
+    with pytest.raises(Overloaded):
+        await refused[1]
+    row.free.set()
 
 
 @pytest.mark.parametrize("changes", [False, True])

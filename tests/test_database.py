@@ -81,6 +81,26 @@ async def test_other_errors_are_not_retried(database: Database, error: Exception
     assert tries == 1
 
 
+async def test_no_connection_is_used_again_in_the_middle_of_a_transaction(database: Database) -> None:
+    """A session that was left inside a transaction is closed: the next user would read and write in it."""
+    sessions = []
+
+    async def leaves_it_open(connection: Connection) -> None:
+        sessions.append(connection.get_server_pid())
+        await connection.execute("COMMIT; BEGIN; " + INSERT)
+        raise ValueError("made up")
+
+    async def session(connection: Connection) -> tuple[int, int]:
+        return connection.get_server_pid(), await connection.fetchval("SELECT count(*) FROM contact")
+
+    with pytest.raises(ValueError, match="made up"):
+        await database.serializable("test", leaves_it_open)
+
+    pid, contacts = await database.snapshot("test", session)
+    assert pid != sessions[0]
+    assert contacts == 0
+
+
 DEFERRED = """
 CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

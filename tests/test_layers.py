@@ -23,6 +23,7 @@ LAYERS = [
     "coalesce",
     "deadlines",
     "identify",
+    "contention",
     "reconcile",
     "store",
     "invariants",
@@ -51,7 +52,7 @@ CONFINED = {
     "phonenumbers": {"identifiers", "settings"},
     "prometheus_client": {"metrics", "ops", "server"},
 }
-PURE = {"reconcile": {"collections", "dataclasses", "enum", "itertools", "recon"}}
+PURE = {"reconcile": {"collections", "dataclasses", "enum", "itertools", "math", "recon", "typing"}}
 
 
 def imported(module: str) -> set[str]:

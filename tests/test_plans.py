@@ -24,6 +24,13 @@ BATCH = 64
 
 STATEMENTS: dict[str, tuple[str, list[Any]]] = {
     "fetch": (store.FETCH_CLUSTERS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
+    "fetch small": (
+        store.FETCH_SMALL_CLUSTERS,
+        [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]],
+    ),
+    "find roots": (store.FIND_ROOTS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
+    "lock free": (store.LOCK_FREE_ROWS, [[*range(BATCH)]]),
+    "wait": (store.WAIT_FOR_ROW, [1]),
     "lock": (store.LOCK_CLUSTERS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
     "change": (
         store.CHANGE_CONTACTS,

@@ -101,7 +101,7 @@ def test_a_batch_sees_itself() -> None:
     # All three are inserted where they belong in the end: nothing is left to relink.
     assert [(contact.id, primary.id) for contact, primary in plan.inserts] == [(1, 1), (2, 1), (3, 1)]
     assert plan.relinks == []
-    answers = [decision.identity() for decision in plan.decisions]
+    answers = plan.answers(lambda identity: identity)
     assert [answer["secondaryContactIds"] for answer in answers] == [[], [2], [], [2, 3], [2, 3]]
     assert [answer["emails"] for answer in answers] == [["a"], ["a"], ["b"], ["a", "b"], ["a", "b"]]
     assert answers[2]["primaryContactId"] == 3
