@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,12 +19,12 @@ from races import RACES
 from shop import drive
 from test_races_shown import AllHaveRead
 
-from recon import database, store
+from recon import database, identify, store
 from recon.app import create_app
 from recon.database import Connection, Database
 from recon.errors import Unavailable
 from recon.identifiers import Identifiers
-from recon.identify import Answer, Identify
+from recon.identify import Answer, Identify, Take
 from recon.settings import Settings
 
 
@@ -249,13 +249,13 @@ def forgotten_merges(patch: pytest.MonkeyPatch) -> str:
 def remembered_answers(patch: pytest.MonkeyPatch) -> str:
     """A process remembers its answers, and knows nothing of what the other did meanwhile."""
     read = Identify.read
-    known: dict[tuple[Identify, Identifiers], Answer] = {}
+    known: dict[tuple[Identify, Identifiers], identify.Outcome] = {}
 
-    async def remember(self: Identify, batch: Sequence[Identifiers]) -> list[Answer | None]:
-        answers = await read(self, batch)
+    async def remember(self: Identify, take: Take) -> list[identify.Outcome]:
+        outcomes = await read(self, take)
         return [
-            None if answer is None else known.setdefault((self, request), answer)
-            for request, answer in zip(batch, answers, strict=True)
+            known.setdefault((self, request), outcome) if isinstance(outcome, Answer) else outcome
+            for request, outcome in zip(take(), outcomes, strict=True)
         ]
 
     patch.setattr(Identify, "read", remember)
@@ -265,9 +265,9 @@ def remembered_answers(patch: pytest.MonkeyPatch) -> str:
 def delayed_answers(patch: pytest.MonkeyPatch) -> str:
     """Everyone who writes gets the answer of the one before."""
     write = Identify.write
-    last: list[Answer] = []
+    last: list[identify.Outcome] = []
 
-    async def delay(self: Identify, take: Callable[[], Sequence[Identifiers]]) -> list[Answer]:
+    async def delay(self: Identify, take: Take) -> list[identify.Outcome]:
         answers = await write(self, take)
         last.extend(answers)
         return last[-len(answers) - 1 : -1] if len(last) > len(answers) else answers
