@@ -169,23 +169,23 @@ class Lane:
                 batch.fail(error)
             return
         for entry, outcome in zip(batch.entries, outcomes, strict=False):
-            if entry[1].done():
+            future = entry[1]
+            if future.done():
                 continue
-            if outcome.__class__ in _ELSEWHERE:
+            if outcome is None:
+                self._rest.enqueue(entry)  # type: ignore[union-attr] # whoever has such outcomes has it
+            elif outcome.__class__ in _ELSEWHERE:
                 self._pass_on(entry, outcome)
             else:
-                entry[1].set_result(outcome)  # type: ignore[arg-type]
+                future.set_result(outcome)  # type: ignore[arg-type]
         # Behind those that wait already, so that a large identity does not keep others waiting.
         self._waiting.extend(batch.entries[len(outcomes) :])
 
     def _pass_on(self, entry: Entry, outcome: Outcome) -> None:
-        request, future, _ = entry
-        if isinstance(outcome, Large) and self._large is not None:
-            self._large.enqueue((request, future, outcome.roots))
-        elif isinstance(outcome, Held) and self._row_queues is not None:
-            self._row_queues.enqueue(outcome.row, entry, self.enqueue)
-        elif self._rest is not None:
-            self._rest.enqueue(entry)
+        if isinstance(outcome, Large):
+            self._large.enqueue((entry[0], entry[1], outcome.roots))  # type: ignore[union-attr]
+        elif isinstance(outcome, Held):
+            self._row_queues.enqueue(outcome.row, entry, self.enqueue)  # type: ignore[union-attr]
 
     async def _worked(self, batch: Batch) -> Sequence[Outcome]:
         """The work's outcomes; while it may change something for the requests that it took, the deadlines know."""
@@ -202,7 +202,7 @@ class Lane:
             self._deadlines.end_change(batch.futures())
 
 
-_ELSEWHERE = frozenset({type(None), Large, Held})
+_ELSEWHERE = frozenset({Large, Held})
 
 
 class RowQueues:

@@ -22,7 +22,8 @@ class Held(NamedTuple):
     row: int
 
 
-# From a batch and the most contacts in its answers to what is to be done, and per request whether it has to wait.
+# From a batch and the most contacts in its answers to what is to be done, and for each request whether it has to wait;
+# nothing for none of them.
 Choose: TypeAlias = Callable[[Connection, Sequence[Identifiers], float], Awaitable[tuple[Plan, list[Held | None]]]]
 
 
@@ -31,7 +32,7 @@ async def everything(
 ) -> tuple[Plan, list[Held | None]]:
     """Decide all requests, with the roots of their clusters locked; raises RowsHeld when one is held too long."""
     clusters = Clusters(await store.lock_clusters(connection, batch))
-    return decide(batch, clusters, most), [None] * len(batch)
+    return decide(batch, clusters, most), []
 
 
 async def what_is_free(
@@ -75,6 +76,8 @@ def _roots(requests: Sequence[Identifiers], clusters: Clusters) -> list[set[int]
 
 def merged(answers: Sequence[T], held: Sequence[Held | None]) -> list[T | Held]:
     """The outcome of each request, in order, up to the first that was left undecided."""
+    if not held:
+        return [*answers]
     following = iter(answers)
     outcomes: list[T | Held] = []
     for row in held:

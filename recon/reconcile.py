@@ -5,16 +5,18 @@ clock, no HTTP. A plan for many requests equals the serial run of them, one afte
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from recon.identifiers import Identifiers
 from recon.models import Contact, Identity
 
 T = TypeVar("T")
+# What contacts add up to: emails, phone numbers by their keys, and the ids of the contacts; the primary's own first.
+Parts: TypeAlias = tuple[dict[str, None], dict[str, str | None], list[int | None]]
 
 
 class Reason(StrEnum):
@@ -170,15 +172,16 @@ class Plan:
 
         Only once the plan has been applied do all contacts have ids.
         """
-        latest: dict[int, tuple[Consolidation, T]] = {}  # by the id of the list of contacts
+        states: dict[int, tuple[int, Parts, T]] = {}  # the latest of each list of contacts, by the list's id
         answers = []
         for decision in self.decisions:
             contacts, size = decision.contacts, decision.size
-            known = latest.get(id(contacts))
-            if known is None or known[0].size != size:
-                states = known[0] if known else Consolidation(decision.primary, contacts)
-                known = latest[id(contacts)] = (states, encode(states.identity(size)))
-            answers.append(known[1])
+            state = states.get(id(contacts))
+            if state is None or state[0] != size:
+                before, parts, _ = state or (0, ({}, {}, []), None)
+                answer = encode(consolidate(decision.primary, contacts[before:size], parts))
+                state = states[id(contacts)] = size, parts, answer
+            answers.append(state[2])
         return answers
 
 
@@ -226,49 +229,35 @@ def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = ma
     return plan
 
 
-class Consolidation:
-    """The identities that a growing list of contacts, oldest first, adds up to; each contact is looked at once.
+def consolidate(primary: Contact, contacts: Iterable[Contact], parts: Parts | None = None) -> Identity:
+    """The identity that contacts, oldest first, add up to; an identifier shows as it was first seen.
 
-    An identifier shows as it was first seen; the primary's own come first.
+    `parts` is what earlier contacts of the same identity added up to: empty at first, and extended here, so that each
+    state of a growing identity costs only its new contacts.
     """
-
-    __slots__ = ("_contacts", "_emails", "_phones", "_primary", "_secondary_ids", "size")
-
-    def __init__(self, primary: Contact, contacts: Sequence[Contact]) -> None:
-        self._primary = primary
-        self._contacts = contacts
-        self._emails: dict[str, None] = {} if primary.email is None else {primary.email: None}
-        self._phones: dict[str, str | None] = {}
+    emails, phones, ids = ({}, {}, []) if parts is None else parts
+    if not ids:
+        if primary.email is not None:
+            emails[primary.email] = None
         if primary.phone_key is not None:
-            self._phones[primary.phone_key] = primary.phone_number
-        self._secondary_ids: list[int | None] = []
-        self.size = 0
-
-    def identity(self, size: int) -> Identity:
-        """The identity of the first `size` contacts: no fewer than before, and all of them with ids by now."""
-        emails, phones, ids = self._emails, self._phones, self._secondary_ids
-        for contact in self._contacts[self.size : size]:
-            if contact is self._primary:
-                continue
-            if contact.email is not None:
-                emails.setdefault(contact.email)
-            if contact.phone_key is not None:
-                phones.setdefault(contact.phone_key, contact.phone_number)
-            ids.append(contact.id)
-        self.size = size
-        primary_id, *secondary_ids = _assigned([self._primary.id, *ids])
-        return {
-            "primaryContactId": primary_id,
-            "primaryContatctId": primary_id,
-            "emails": list(emails),
-            "phoneNumbers": list(phones.values()),  # type: ignore[arg-type] # a key has its number
-            "secondaryContactIds": secondary_ids,
-        }
-
-
-def consolidate(primary: Contact, contacts: Sequence[Contact]) -> Identity:
-    """The identity that contacts, oldest first, add up to."""
-    return Consolidation(primary, contacts).identity(len(contacts))
+            phones[primary.phone_key] = primary.phone_number
+        ids.append(primary.id)
+    for contact in contacts:
+        if contact is primary:
+            continue
+        if contact.email is not None:
+            emails.setdefault(contact.email)
+        if contact.phone_key is not None:
+            phones.setdefault(contact.phone_key, contact.phone_number)
+        ids.append(contact.id)
+    primary_id, *secondary_ids = _assigned(ids)
+    return {
+        "primaryContactId": primary_id,
+        "primaryContatctId": primary_id,
+        "emails": list(emails),
+        "phoneNumbers": list(phones.values()),  # type: ignore[arg-type] # a key has its number
+        "secondaryContactIds": secondary_ids,
+    }
 
 
 def _contact(age: int, said: Identifiers) -> Contact:
