@@ -1,0 +1,176 @@
+"""How much of their rate other clients keep beside a disturbance: a locked row, clients that read a large identity.
+
+.venv/bin/python -m bench.beside
+
+Each disturbance is measured in turn with the same load undisturbed, and the ratio of the two is printed.
+"""
+
+import asyncio
+import http.client
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import click
+
+from bench import load, people, postgres
+from bench.systems import SYSTEMS, serving
+from bench.tables import table
+from bench.watch import Meanwhile
+from bench.workloads import WORKLOADS
+from recon import invariants
+
+CONNECTIONS = 64
+WIDTH = 100  # characters of each email of a large identity
+TIMEOUT = 30  # seconds to wait for an answer
+PHONE = "+999999"  # of the identity that the disturbance is about; no other has it
+PRIMARY = "INSERT INTO contact (email, phone_number) VALUES ('disturbing-1', $1) RETURNING id"
+SECONDARIES = """
+INSERT INTO contact (email, phone_number, linked_id, link_precedence)
+SELECT rpad('disturbing-' || n || '-', $1, 'x'), $2, $3, 'secondary' FROM generate_series(2, $4::int) AS n
+"""
+
+
+class Client(Meanwhile):
+    """Posts one request after another, each made by `request` from its number, with a pause after each."""
+
+    def __init__(self, port: int, request: Callable[[int], dict[str, str]], pause: float = 0) -> None:
+        super().__init__()
+        self._port = port
+        self._request = request
+        self._pause = pause
+
+    def run(self) -> None:
+        """Ask until it is over."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT)
+        number = 0
+        while not self._over.wait(self._pause):
+            number += 1
+            body = json.dumps(self._request(number))
+            connection.request("POST", "/identify", body, {"Content-Type": "application/json"})
+            connection.getresponse().read()
+        connection.close()
+
+
+@contextmanager
+def _a_locked_row(port: int, database_url: str) -> Iterator[None]:
+    """Another session locks a contact; once a second a client brings a new email for that person."""
+
+    async def locked() -> asyncpg.Connection:
+        connection = await asyncpg.connect(database_url)
+        await connection.execute("BEGIN; SELECT FROM contact WHERE email = 'disturbing-1' FOR UPDATE")
+        return connection
+
+    with asyncio.Runner() as runner, Client(port, lambda n: {"email": f"new-{n}", "phoneNumber": PHONE}, pause=1):
+        connection = runner.run(locked())
+        try:
+            yield
+        finally:
+            runner.run(connection.close())
+
+
+@contextmanager
+def _two_readers(port: int, _database_url: str) -> Iterator[None]:
+    """Two clients request the large identity without pause."""
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(Client(port, lambda _: {"phoneNumber": PHONE}))
+        yield
+
+
+@contextmanager
+def _one_writer(port: int, _database_url: str) -> Iterator[None]:
+    """A client adds emails to the large identity without pause."""
+    with Client(port, lambda n: {"email": f"another-{n}", "phoneNumber": PHONE}):
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """What goes on beside the load, and what the others keep of their rate at least (None: no target)."""
+
+    title: str
+    workload: str
+    contacts: int  # of the identity that it is about
+    going_on: Callable[[int, str], object]
+    target: float | None
+
+
+DISTURBANCES = (
+    Disturbance("a row that another session locks, one request a second needs it", "new", 1, _a_locked_row, 0.5),
+    Disturbance("two clients read an identity of 5,000 contacts without pause", "known", 5_000, _two_readers, 0.25),
+    Disturbance("two clients read an identity of 10,000 contacts without pause", "known", 10_000, _two_readers, None),
+    Disturbance("one client adds to an identity of 5,000 contacts without pause", "new", 5_000, _one_writer, None),
+)
+
+
+async def _seed(url: str, contacts: int) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        primary = await connection.fetchval(PRIMARY, PHONE)
+        await connection.execute(SECONDARIES, WIDTH, PHONE, primary, contacts)
+    finally:
+        await connection.close()
+
+
+def _rate(disturbance: Disturbance, server: postgres.Postgres, folder: Path, seconds: int, *, disturbed: bool) -> float:
+    """Requests a second of the others."""
+    workload = WORKLOADS[disturbance.workload]
+    url = server.fresh(workload.people)
+    asyncio.run(_seed(url, disturbance.contacts))
+    with serving(SYSTEMS["recon"], url, folder / "system.log") as recon, ExitStack() as stack:
+        if disturbed:
+            stack.enter_context(disturbance.going_on(recon.port, url))  # type: ignore[arg-type]
+        done = load.run(
+            recon.port,
+            workload.requests,
+            people.MEASURED,
+            first=1,
+            known=workload.met,
+            connections=CONNECTIONS,
+            seconds=seconds,
+        )
+    violations, _ = asyncio.run(invariants.check(url))
+    if done.errors or violations or recon.problem:
+        raise load.LoadFailed(f"{done.errors} errors, {len(violations)} violations; {recon.problem or 'it ended well'}")
+    return done.requests / done.seconds
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--rounds", type=click.IntRange(1, 20), default=5, show_default=True, help="How often each is measured.")
+@click.option("--seconds", type=click.IntRange(2, 60), default=5, show_default=True, help="Load of each series.")
+def main(*, rounds: int, seconds: int) -> None:
+    """Measure how much of their rate other clients keep beside a disturbance."""
+    rows = []
+    with (
+        tempfile.TemporaryDirectory(prefix="recon-bench-", ignore_cleanup_errors=True) as name,
+        postgres.running(Path(name, "database")) as server,
+    ):
+        for each in DISTURBANCES:
+            pairs = []
+            for _ in range(rounds):
+                alone, beside = (
+                    _rate(each, server, Path(name), seconds, disturbed=disturbed) for disturbed in (False, True)
+                )
+                pairs.append((alone, beside))
+                click.echo(f"{each.title}: {alone:,.0f} /s alone, {beside:,.0f} /s beside it")
+            kept = [beside / alone for alone, beside in pairs]
+            rows.append(
+                [
+                    each.title,
+                    f"{statistics.median(alone for alone, _ in pairs):,.0f}",
+                    f"{statistics.median(beside for _, beside in pairs):,.0f}",
+                    f"{statistics.median(kept):.2f} ({min(kept):.2f} to {max(kept):.2f})",
+                    "" if each.target is None else f"≥ {each.target}",
+                ]
+            )
+    click.echo("\n" + table(["beside", "alone, /s", "beside it, /s", "kept", "target"], rows))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m bench.beside")
