@@ -52,14 +52,18 @@ class IdentifyRequest(BaseModel):
 
     email: Annotated[str, AfterValidator(normal_email)] | None = Field(
         default=None,
-        description="An email address. Trimmed and lower-cased; blank and null mean absent.",
+        description=(
+            "An email address. Trimmed, composed (Unicode NFC) and lower-cased; blank and null mean absent. "
+            f"At most {MAX_EMAIL} characters, as sent and in this form."
+        ),
         json_schema_extra={"pattern": _TEXT % MAX_EMAIL},
     )
     phoneNumber: Annotated[str | Annotated[int, Field(ge=0)], AfterValidator(normal_phone)] | None = Field(
         default=None,
         description=(
-            "A phone number, as text or as a whole number. Numbers that differ only in spaces and "
-            "+ - . ( ) / are the same; blank and null mean absent."
+            "A phone number, as text or as a whole number. Numbers that differ only in spaces, + - . ( ) / and the "
+            "width of their digits (Unicode NFKC) are the same; blank and null mean absent. "
+            f"At most {MAX_PHONE} characters, as sent and in NFKC."
         ),
         json_schema_extra={"pattern": _TEXT % MAX_PHONE, "exclusiveMaximum": 10**MAX_PHONE},
     )

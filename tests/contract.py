@@ -1,20 +1,29 @@
 """What schemathesis does not know of recon; it reads this module before it tries `/openapi.json`."""
 
-from typing import Any
+import unicodedata
+from typing import Any, Literal
 
 import schemathesis
 
-from recon.identifiers import normal_email, normal_phone, plain_key
+from recon.identifiers import MAX_EMAIL, MAX_PHONE, normal_email, normal_phone, plain_key
 
 
 @schemathesis.hook
 def filter_body(_: schemathesis.HookContext, body: Any) -> bool:
-    """Leave out whole numbers that are written as fractions.
+    """Leave out what a JSON Schema cannot forbid.
 
-    To JSON Schema 1.0 is an integer, and no schema can say otherwise; recon refuses such a phone number, because what
-    writes it so has already had it in a float, and perhaps rounded it.
+    - Whole numbers that are written as fractions. To JSON Schema 1.0 is an integer; recon refuses such a phone number,
+      because what writes it so has already had it in a float, and perhaps rounded it.
+    - Identifiers that are short enough as sent, but not in their canonical form.
     """
-    return not (isinstance(body, dict) and isinstance(body.get("phoneNumber"), float))
+    if not isinstance(body, dict):
+        return True
+    email, phone = body.get("email"), body.get("phoneNumber")
+    return not (isinstance(phone, float) or _grows("NFC", email, MAX_EMAIL) or _grows("NFKC", phone, MAX_PHONE))
+
+
+def _grows(form: Literal["NFC", "NFKC"], value: object, limit: int) -> bool:
+    return isinstance(value, str) and len(value) <= limit < len(unicodedata.normalize(form, value).lower())
 
 
 @schemathesis.check

@@ -167,6 +167,14 @@ VIOLATIONS: dict[str, tuple[list[str], list[str]]] = {
         [f"{PRIMARY} ('A', '1')"],
         ["form: the email of contact 1 is not in the form that requests are matched in"],
     ),
+    "an email in decomposed form": (
+        [f"{PRIMARY} (normalize('büro@example.org', NFD), '1')"],
+        ["form: the email of contact 1 is not in the form that requests are matched in"],
+    ),
+    "full-width digits, matched by themselves": (
+        ["INSERT INTO contact (phone_number, phone_key) VALUES ('\uff11\uff12', '\uff11\uff12')"],
+        ["form: the phone_key of contact 1 is not what its phone_number is matched by"],
+    ),
     "a key that does not fit": (
         [f"{PRIMARY} ('a', '1')", "UPDATE contact SET phone_key = '2'"],
         ["form: the phone_key of contact 1 is not what its phone_number is matched by"],
@@ -200,6 +208,19 @@ def test_check_knows_the_region(database_url: str) -> None:
     without = recon("check", "--database-url", database_url)
 
     assert (with_region.returncode, without.returncode) == (0, 1)
+
+
+def test_check_finds_numbers_whose_extension_was_ignored(database_url: str) -> None:
+    """A key that lacks the number's extension is a violation, also with the default region."""
+    import asyncio
+
+    key = "INSERT INTO contact (phone_number, phone_key) VALUES ('201-555-0199 ext. 5', '12015550199')"
+    asyncio.run(execute(database_url, key))
+
+    done = recon("check", "--database-url", database_url, "--default-region", "US")
+
+    assert done.returncode == 1
+    assert done.stdout.startswith("form: the phone_key of contact 1 is not what its phone_number is matched by\n")
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["schema"]])

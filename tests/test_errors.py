@@ -61,6 +61,7 @@ BAD_BODIES: dict[str, tuple[bytes, list[str]]] = {
     "lone surrogate in another field": (b'{"email": "a", "other": "\\udfff"}', [""]),
     "long email": (b'{"email": "' + b"a" * 321 + b'"}', ["/email"]),
     "long phone": (b'{"phoneNumber": "' + b"1" * 65 + b'"}', ["/phoneNumber"]),
+    "short phone, long in NFKC": (b'{"phoneNumber": "' + "\ufdfa".encode() * 4 + b'"}', ["/phoneNumber"]),
     "huge email": (b'{"email": "' + b"a" * 60_000 + b'"}', ["/email"]),
     "deep array": (b'{"email": "a", "other": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", [""]),
     "deep object": (b'{"email": ' * 5_000 + b"1" + b"}" * 5_000, [""]),

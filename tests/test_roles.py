@@ -36,7 +36,7 @@ def logged_in(url: str, role: str) -> str:
 def serving_role(owner_url: str) -> Iterator[str]:
     """The page's role, made by the page's statements under a name of its own; its URL."""
     role = f"recon_test_role_{os.getpid()}"
-    [create, _] = [block.replace("ROLE recon ", f"ROLE {role} ") for block in blocks("sql")]
+    [create, *_] = [block.replace("ROLE recon ", f"ROLE {role} ") for block in blocks("sql")]
     asyncio.run(execute(owner_url, create))
     try:
         [command] = [line.split() for line in blocks("sh")[0].splitlines()]
@@ -202,7 +202,8 @@ async def test_the_trigger_looks_in_no_other_schema(database_url: str) -> None:
         database_url,
         "CREATE SCHEMA other",
         "CREATE FUNCTION other.lower(text) RETURNS text LANGUAGE sql AS $$ SELECT 'taken over' $$",
-        "CREATE FUNCTION other.regexp_replace(text, text, text, text) RETURNS text LANGUAGE sql AS $$ SELECT '0' $$",
+        "CREATE FUNCTION other.translate(text, text, text) RETURNS text LANGUAGE sql AS $$ SELECT '0' $$",
+        "CREATE FUNCTION other.btrim(text, text) RETURNS text LANGUAGE sql AS $$ SELECT '0' $$",
         "SET search_path = other, pg_catalog, public; INSERT INTO contact (phone_number) VALUES ('Ab'), ('1-2')",
     )
 
