@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> web.Application:
         web.get("/healthz", ops.healthz),
         web.get("/readyz", ops.readyz_handler(database, closing)),
         web.get("/metrics", access.allowing(keys, "read", ops.metrics)),
-        *openapi.routes(with_keys=keys is not None),
+        *openapi.routes(with_keys=keys is not None, strict=settings.strict),
     ]
     if settings.cors_origins:
         routes.append(web.options("/identify", access.preflight))

@@ -69,6 +69,12 @@ class IdentifyRequest(BaseModel):
     )
 
 
+class StrictIdentifyRequest(IdentifyRequest):
+    """The same without other fields: a misspelt `phoneNumber` is an error, not a phone number that gets lost."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class Identity(TypedDict):
     """Everything known about one person."""
 

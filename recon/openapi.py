@@ -48,13 +48,15 @@ _PROBLEMS = {
 }
 
 
-def document(*, with_keys: bool = False) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of everything that recon serves, to those with API keys or to everybody."""
+def document(*, with_keys: bool = False, strict: bool = False) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of everything that recon serves, with API keys or without, checked strictly or not."""
     models = [IdentifyRequest, IdentifyResponse, Problem]
     _, schemas = TypeAdapter.json_schemas(
         [(model, "validation", TypeAdapter(model)) for model in models],
         ref_template="#/components/schemas/{model}",
     )
+    if strict:
+        schemas["$defs"]["IdentifyRequest"]["additionalProperties"] = False
     status = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
     found = {
         "openapi": "3.1.0",
@@ -179,12 +181,12 @@ _SECURITY = {
 _A_DAY = "public, max-age=86400"
 
 
-def routes(*, with_keys: bool = False) -> list[web.RouteDef]:
+def routes(*, with_keys: bool = False, strict: bool = False) -> list[web.RouteDef]:
     """The document at /openapi.json, the page at /docs, and what the page needs; open to all, as it has no secrets."""
     static = files("swagger_ui") / "static"
     found = [
         web.get("/", _redirect_to_docs),
-        web.get("/openapi.json", _fixed(to_json(document(with_keys=with_keys)), "application/json")),
+        web.get("/openapi.json", _fixed(to_json(document(with_keys=with_keys, strict=strict)), "application/json")),
         web.get("/docs", _fixed(_PAGE.encode(), "text/html")),
         web.get("/docs/start.js", _fixed(_START.encode(), "text/javascript")),
     ]

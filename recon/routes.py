@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from recon.errors import FieldError, InvalidRequest
 from recon.identifiers import Identifiers, check_email_syntax, check_phone_syntax, plain_key, regional_key
 from recon.identify import Answer
-from recon.models import IdentifyRequest
+from recon.models import IdentifyRequest, StrictIdentifyRequest
 from recon.response import JsonResponse
 from recon.settings import Settings
 
@@ -17,6 +17,7 @@ _EXPECTED = {"email": "must be a string or null", "phoneNumber": "must be a stri
 _JSON = "application/json"
 _UTF_8 = {"utf-8", "utf8", "us-ascii"}
 _NOTHING_GIVEN = "must have an email or a phoneNumber"
+_UNKNOWN_FIELD = "must have no fields other than email and phoneNumber"
 
 
 def identify_handler(
@@ -24,6 +25,7 @@ def identify_handler(
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The handler that answers with what `identify` says of the request's identifiers."""
     phone_key = regional_key(settings.default_region) if settings.default_region else plain_key
+    model = StrictIdentifyRequest if settings.strict else IdentifyRequest
 
     async def handler(request: web.Request) -> web.StreamResponse:
         """File an email, a phone number, or both, and answer with the whole identity."""
@@ -32,7 +34,7 @@ def identify_handler(
             body = await request.read()
         except (web.RequestPayloadError, ConnectionError):  # the latter when the client left in the middle of it
             raise web.HTTPBadRequest(text="The body is not as its headers say.") from None
-        said = parse(body)
+        said = parse(body, model)
         if settings.strict:
             _check_syntax(said, settings.default_region)
         phone = None if said.phoneNumber is None else str(said.phoneNumber)
@@ -42,12 +44,12 @@ def identify_handler(
     return handler
 
 
-def parse(body: bytes) -> IdentifyRequest:
+def parse(body: bytes, model: type[IdentifyRequest] = IdentifyRequest) -> IdentifyRequest:
     """The request in a body of JSON; raises InvalidRequest, quoting nothing of it, when there is none."""
     try:
         if b"NaN" in body or b"Infinity" in body:
             _refuse_constants(body)
-        said = IdentifyRequest.model_validate_json(body)
+        said = model.model_validate_json(body)
     except ValidationError as error:
         raise InvalidRequest(_field_errors(error)) from None
     if said.email is None and said.phoneNumber is None:
@@ -70,6 +72,9 @@ def _refuse_constants(body: bytes) -> None:
 def _field_errors(error: ValidationError) -> list[FieldError]:
     found: dict[str, str] = {}
     for item in error.errors(include_url=False, include_input=False):
+        if item["type"] == "extra_forbidden":  # the pointer would quote the client
+            found[""] = _UNKNOWN_FIELD
+            continue
         field = str(item["loc"][0]) if item["loc"] else ""
         if item["type"] == "json_invalid":
             detail = f"is not JSON: {item['ctx']['error']}"

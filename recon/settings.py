@@ -82,7 +82,9 @@ class Settings(BaseSettings):
         description="Country (US, IN, …) in which to read phone numbers without a country code. Choose it before the "
         "first request: it decides by what key a phone is stored.",
     )
-    strict: bool = Field(False, description="Refuse emails and phone numbers that are not valid as such.")
+    strict: bool = Field(
+        False, description="Refuse invalid emails and phone numbers, and fields other than `email` and `phoneNumber`."
+    )
 
     pool_size: int = Field(16, ge=2, le=1000, description="Most database connections of a process.")
     pgbouncer: bool = Field(

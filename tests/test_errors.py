@@ -195,6 +195,9 @@ STRICT = {
     "bad email": ({"email": "doc at hillvalley"}, ["/email"]),
     "bad phone": ({"phoneNumber": "123456"}, ["/phoneNumber"]),
     "both": ({"email": "x", "phoneNumber": "x"}, ["/email", "/phoneNumber"]),
+    "a phone by another name": ({"email": "doc@hillvalley.edu", "phone": "+1 201 555 0123"}, [""]),
+    "an email by another name": ({"Email": "doc@hillvalley.edu"}, [""]),
+    "several other fields": ({"email": 1, "a": None, "b": {"c": 1}}, ["/email", ""]),
 }
 
 
@@ -208,6 +211,37 @@ async def test_strict(request_: dict[str, str], pointers: list[str], make_client
     assert [error["pointer"] for error in problem["errors"]] == pointers
     accepted = await client.post("/identify", json={"email": "doc@hillvalley.edu", "phoneNumber": "+1 201 555 0123"})
     assert accepted.status == 200
+
+
+async def test_strict_names_the_fields_that_it_knows(make_client: MakeClient, database_url: str) -> None:
+    """With strict checking on, a field that recon does not know is refused, its name and value are not quoted."""
+    client = await make_client(strict=True)
+    body = {"email": "doc@hillvalley.edu", "s3cret": "s3cret", "s3cret/2": 1}
+
+    response = await client.post("/identify", json=body)
+
+    problem = await _problem(response, 400)
+    assert problem["errors"] == [{"pointer": "", "detail": "must have no fields other than email and phoneNumber"}]
+    assert "s3cret" not in await response.text()
+    assert await fetch(database_url, "SELECT FROM contact") == []
+
+
+async def test_other_fields_are_ignored(client: "TestClient[Any, Any]") -> None:
+    """Without strict checking, fields that recon does not know change nothing."""
+    response = await client.post("/identify", json={"email": "doc@hillvalley.edu", "phone": "1", "other": {"a": [1]}})
+
+    assert (await response.json())["contact"]["phoneNumbers"] == []
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_the_document_says_whether_other_fields_are_refused(strict: bool, make_client: MakeClient) -> None:
+    """The OpenAPI document allows other fields unless strict checking is on."""
+    client = await make_client(strict=strict)
+
+    document = await (await client.get("/openapi.json")).json()
+
+    schema = document["components"]["schemas"]["IdentifyRequest"]
+    assert schema.get("additionalProperties", True) is not strict
 
 
 async def test_nothing_of_the_request_is_quoted(client: "TestClient[Any, Any]") -> None:
