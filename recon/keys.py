@@ -1,16 +1,19 @@
 """API keys: who holds one and what it lets them do. Knows no HTTP.
 
-A key is a line `name:scope[+scope]:secret`, in a file `name:scope[+scope]:sha256:digest`. Secrets are long and
-random, so their SHA-256 is as good as they are: nobody can try enough of them for a slow hash, which
-protects what people make up, to be worth its time on each request. Only digests are compared, all of them and in
-constant time, so the time of an answer tells nothing.
+A key is a line `name:scope[+scope]:secret`, in a file `name:scope[+scope]:sha256:digest`. Secrets are long and random
+(256 bits from `recon key`; other secrets have 32 characters or more), so a fast hash protects them: nobody can try
+enough of them for a slow hash, which protects passwords, to be worth its time on each request.
+
+A key is found by one look-up of the presented secret's SHA-256 in a dictionary. The time of that look-up can depend on
+the digest, and so tells a client at most something about the digest of the secret that it presented itself. To come
+closer to a stored digest step by step, the client would have to choose digests, that is to invert SHA-256; and a stored
+digest leads to no secret.
 
 No message of an error quotes a line, or even its name: who mixes up the order puts the secret there.
 """
 
 import asyncio
 import hashlib
-import hmac
 import logging
 import re
 import secrets
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recon.errors import Misconfigured
+from recon.quantities import quantity
 from recon.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -39,7 +43,7 @@ _PLACEHOLDER = re.compile(r"change.?me|secret|passw|example|api.?key", re.IGNORE
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # nothing that could forge a log line
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 
-LOOK_EVERY = 1.0  # seconds between looks at whether the file has changed
+LOOK_EVERY = 0.5  # seconds between looks at the file; a change is in force after two to three of them
 
 
 class Key(NamedTuple):
@@ -50,38 +54,42 @@ class Key(NamedTuple):
 
 
 class Keys:
-    """The keys of a variable and of a file; those of the file follow it when it changes.
+    """The keys of a variable and of a file, which is reloaded when it changes.
 
-    Raises Misconfigured for what is wrong with either.
+    A file without a key is valid, so that emptying it revokes every key that it had. Raises Misconfigured for an
+    invalid or missing file, and for a variable that is invalid or has no key.
     """
 
     def __init__(self, variable: str | None, file: Path | None) -> None:
         self._variable, self._file = variable, file
-        self._seen = _version(file) if file else None
+        self._loaded = self._seen = self._version()
         self._by_digest = self._read()
 
     def holder(self, secret: str) -> Key | None:
         """Whose key this is."""
-        presented = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
-        found = None
-        for digest, key in self._by_digest.items():  # to the end, wherever it is
-            if hmac.compare_digest(digest, presented):
-                found = key
-        return found
+        return self._by_digest.get(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest())
 
     async def follow(self) -> None:
-        """Take over what the file becomes, for ever. One that is wrong is told of and changes nothing."""
+        """Reload the file whenever it changes, for ever."""
         while self._file:
             await asyncio.sleep(LOOK_EVERY)
-            if (version := _version(self._file)) == self._seen:
-                continue
-            self._seen = version
-            try:
-                self._by_digest = self._read()
-            except Misconfigured as error:
-                log.error("the API keys stay as they were: %s", error)  # noqa: TRY400 (a person's mistake: no trace)
-            else:
-                log.info("%s was read again: %d API keys", self._file, len(self._by_digest))
+            self.look()
+
+    def look(self) -> None:
+        """Reload the file if it has changed. If it is invalid or missing, that is logged, and the keys stay in force.
+
+        A change counts once two looks have seen the same, since most programs empty a file before they write to it.
+        """
+        before, self._seen = self._seen, self._version()
+        if self._seen == self._loaded or self._seen != before:
+            return
+        self._loaded = self._seen
+        try:
+            self._by_digest = self._read()
+        except Misconfigured as error:
+            log.error("the API keys stay as they were: %s", error)  # noqa: TRY400 (a person's mistake: no trace)
+        else:
+            log.info("%s was read again: %s", self._file, quantity(len(self._by_digest), "API key"))
 
     def _read(self) -> dict[bytes, Key]:
         found = []
@@ -90,9 +98,24 @@ class Keys:
         if self._file is not None:
             found += file_entries(self._file)
         by_digest = _indexed(found)
+        if not by_digest and self._file is None:
+            raise Misconfigured("RECON_API_KEYS: there is no API key in it")
         if not by_digest:
-            raise Misconfigured(f"{self._file or 'RECON_API_KEYS'}: there is no API key in it")
+            log.warning("%s has no API key: every request that needs one gets a 401", self._file)
         return by_digest
+
+    def _version(self) -> tuple[int, ...] | None:
+        """A fingerprint of the file, or None if there is none.
+
+        ctime is among it because an edit in place can keep the size and the modification time.
+        """
+        if self._file is None:
+            return None
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def keys_of(settings: Settings) -> Keys | None:
@@ -195,12 +218,3 @@ def _require_random(secret: str) -> None:
         raise ValueError(f"has a secret of less than {_SHORTEST} characters; `recon key` makes a good one")
     if len(steps) < _FEWEST_STEPS or _PLACEHOLDER.search(secret):
         raise ValueError("has a secret that could be guessed; `recon key` makes a good one")
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
-    """What is another after each change of the file; None while it is away."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size

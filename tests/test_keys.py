@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import re
+import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +151,6 @@ def test_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"# nobody\n", "there is no API key in it"),
         (b"\n# x\nshop:read\n", f"line 3 {FORM}"),
         (f"shop:read:{GOOD}\n".encode(), "line 1 has no sha256:… of 64 small hexadecimal digits"),
         (b"shop:read:sha256:" + b"0" * 63, "line 1 has no sha256:… of 64 small hexadecimal digits"),
@@ -169,6 +170,144 @@ def test_a_bad_file(content: bytes | None, message: str, tmp_path: Path) -> None
 
     assert str(caught.value).startswith(f"{file}: {message}")
     assert GOOD not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "# nobody\n\n"])
+def test_a_file_without_keys(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file without a key lets nobody in, and the log says so; a key of the variable is valid in any case."""
+    file = tmp_path / "keys"
+    file.write_text(content)
+    secret, entry = made()
+
+    keys = Keys(None, file)
+
+    assert keys.holder(secret) is None
+    assert f"{file} has no API key: every request that needs one gets a 401" in caplog.text
+    assert Keys(entry, file).holder(secret) == ("shop", {"identify"})
+
+
+def test_one_look_up_for_any_number_of_keys() -> None:
+    """Finding a key's holder takes the same calls among one key and among a thousand."""
+    [secret, *_], entries = zip(*(made(name=f"k{number}") for number in range(1000)), strict=True)
+
+    def calls(keys: Keys) -> list[str]:
+        """The functions that are called to find a holder, C's included."""
+        seen: list[str] = []
+
+        def note(_: object, event: str, called: object) -> None:
+            if event == "c_call":
+                seen.append(getattr(called, "__name__", ""))
+
+        sys.setprofile(note)
+        keys.holder(secret)
+        sys.setprofile(None)
+        return seen
+
+    assert calls(Keys(entries[0], None)) == calls(Keys(",".join(entries), None))
+
+
+def in_place(file: Path, content: str) -> None:
+    """Write to the file that is there, and set its modification time back."""
+    before = file.stat()
+    with file.open("r+") as out:
+        out.write(content)
+        out.truncate()
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+async def follows(keys: Keys, secret: str, *, valid: bool) -> None:
+    """Return once the secret is valid, or is not any more."""
+    async with asyncio.timeout(20):
+        while (keys.holder(secret) is not None) is not valid:
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def followed_file(tmp_path: Path) -> tuple[Path, str]:
+    """A file with one key, and its secret."""
+    file = tmp_path / "keys"
+    secret, line = new_key("shop", ["identify"])
+    file.write_text(line)
+    return file, secret
+
+
+@pytest.fixture
+async def followed(followed_file: tuple[Path, str]) -> AsyncIterator[tuple[Keys, Path, str]]:
+    """Keys that follow a file, the file, and the secret of its only key."""
+    file, secret = followed_file
+    keys = Keys(None, file)
+    following = asyncio.create_task(keys.follow())
+    yield keys, file, secret
+    following.cancel()
+
+
+async def test_an_edit_that_keeps_size_and_time(followed: tuple[Keys, Path, str]) -> None:
+    """An edit in place that keeps the file's inode, size and modification time is noticed."""
+    keys, file, old = followed
+    new, line = new_key("shop", ["identify"])
+
+    in_place(file, line)
+
+    await follows(keys, new, valid=True)
+    assert keys.holder(old) is None
+
+
+async def test_an_emptied_file_revokes_every_key(
+    followed: tuple[Keys, Path, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once the file is empty no key is valid; the next key that is appended is."""
+    keys, file, old = followed
+    new, line = new_key("till", ["identify"])
+
+    in_place(file, "")
+    await follows(keys, old, valid=False)
+    in_place(file, line)
+    await follows(keys, new, valid=True)
+
+    assert f"{file} has no API key: every request that needs one gets a 401" in caplog.text
+
+
+def test_a_file_that_is_being_written(followed_file: tuple[Path, str]) -> None:
+    """A file that is empty only between two looks, because a program is writing it, revokes nothing."""
+    file, secret = followed_file
+    line = file.read_text()
+    keys = Keys(None, file)
+
+    for content in ("", line, "", line):
+        in_place(file, content)
+        keys.look()
+
+        assert keys.holder(secret) is not None
+
+
+@pytest.mark.parametrize("mistake", ["missing", "malformed", "a folder", "not text"])
+async def test_a_mistake_keeps_the_keys(
+    mistake: str, followed: tuple[Keys, Path, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the file is missing or malformed the keys stay valid, which is logged once; then it is read again."""
+    keys, file, old = followed
+    new, line = new_key("till", ["identify"])
+    if mistake == "malformed":
+        in_place(file, "shop:identify:s3cret")
+    elif mistake == "not text":
+        file.write_bytes(b"\xff\xfe")
+    else:
+        file.unlink()
+    if mistake == "a folder":
+        file.mkdir()
+    async with asyncio.timeout(20):
+        while "the API keys stay as they were" not in caplog.text:
+            await asyncio.sleep(0.01)
+
+    assert keys.holder(old) is not None
+
+    if mistake == "a folder":
+        file.rmdir()
+    file.write_text(line)
+    await follows(keys, new, valid=True)
+    assert keys.holder(old) is None
+    assert caplog.text.count("the API keys stay as they were") == 1
+    assert "s3cret" not in caplog.text
 
 
 def test_a_file_that_others_may_write_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -354,6 +493,10 @@ async def test_keys_are_exchanged_without_a_restart(start_recon: StartRecon, dat
     assert await statuses(old) == {200}
     file.write_text(f"{new_line}\n")
     await until(old, 401)
+    file.write_text("")
+    await until(new, 401)
+    file.write_text(f"{new_line}\n")
+    await until(new, 200)
     file.write_text(f"{old_line}\nrubbish\n")
     async with asyncio.timeout(20):
         while process.log.count("the API keys stay as they were") < 2:

@@ -36,6 +36,7 @@ LAYERS = [
     "models",
     "identifiers",
     "metrics",
+    "quantities",
     "errors",
     "__init__",
 ]
