@@ -7,18 +7,18 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import SecretStr, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import SecretStr
 
 from recon import __version__, keys, listening
 from recon.errors import ReconError
-from recon.settings import VARIABLE_ONLY, Settings, database_url, has_password, redacted
+from recon.options import GroupedCommand, load_settings, settings_options, variables_alone
+from recon.settings import Settings, database_url, has_password, redacted
 
 log = logging.getLogger(__name__)
 
@@ -27,66 +27,6 @@ log = logging.getLogger(__name__)
 @click.version_option(__version__, prog_name="recon")
 def main() -> None:
     """Tell a shop which of its customers are the same person."""
-
-
-def variables(name: str) -> list[str]:
-    """The environment variables that a setting is read from, the first that is set winning."""
-    alias = Settings.model_fields[name].validation_alias
-    return [str(choice) for choice in alias.choices] if alias else [f"RECON_{name.upper()}"]  # type: ignore[union-attr]
-
-
-def is_option(name: str) -> bool:
-    """Whether a setting can be given as an option, and not by its variable alone."""
-    return Settings.model_fields[name].json_schema_extra != VARIABLE_ONLY
-
-
-def settings_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command an option for each of the named settings, all of them by default."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed(names or tuple(filter(is_option, Settings.model_fields))):
-            command = _option(name, Settings.model_fields[name])(command)
-        return command
-
-    return decorate
-
-
-def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    is_switch = field.annotation is bool
-    return click.option(
-        f"{_flag(name)}/--no-{_flag(name)[2:]}" if is_switch else _flag(name),
-        name,
-        default=None,
-        metavar=None if is_switch else "VALUE",
-        help=f"{field.description} [{', '.join(variables(name))}; default: {shown_default(field)}]",
-    )
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def shown_default(field: FieldInfo) -> str:
-    """A setting's default, as help and README show it."""
-    default = field.get_default(call_default_factory=True, validated_data={})
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return "none" if default is None else str(default)
-
-
-def load_settings(options: dict[str, Any]) -> Settings:
-    """Settings from options and variables; a wrong one ends the command with a line that names it."""
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        for item in error.errors(include_input=False, include_url=False):
-            name = next(name for name in Settings.model_fields if item["loc"][0] in {name, *variables(name)})
-            source = _flag(name) if name in given else next(each for each in variables(name) if each in os.environ)
-            message = item["msg"].removeprefix("Value error, ").partition(", unable to")[0]
-            # The value is not shown: it may be a URL with a password.
-            click.echo(f"recon: {source}: {message}", err=True)
-        sys.exit(2)
 
 
 @contextmanager
@@ -103,12 +43,7 @@ def database_of(settings: Settings) -> Iterator[Settings]:
         yield settings.model_copy(update={"database_url": SecretStr(url)})
 
 
-def _variables_alone() -> str:
-    fields = [(name, field) for name, field in Settings.model_fields.items() if not is_option(name)]
-    return "By variable alone: " + " ".join(f"{variables(name)[0]} ({field.description})" for name, field in fields)
-
-
-@main.command(epilog=_variables_alone())
+@main.command(cls=GroupedCommand, epilog=variables_alone())
 @settings_options()
 def serve(**options: Any) -> None:
     """Serve POST /identify."""

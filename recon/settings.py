@@ -16,6 +16,23 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 VARIABLE_ONLY: dict[str, JsonValue] = {"variable_only": True}
 
 
+# The groups of options in help: the title of each, by its first setting. A group ends where the next one begins.
+GROUPS = {
+    "host": "Address and processes",
+    "database_url": "Database",
+    "api_keys": "Access",
+    "default_region": "Identifiers",
+    "pool_size": "Transactions and overload",
+    "max_connections": "Limits for clients",
+    "shutdown_timeout": "Shutdown and log",
+}
+
+# A duration. PostgreSQL counts milliseconds, and takes 0 for no limit. More than a day is a mistake, and PostgreSQL
+# takes no more than 24 days.
+_SHORTEST, _LONGEST = 0.001, 86_400  # seconds
+Seconds = Annotated[float, Field(ge=_SHORTEST, le=_LONGEST)]
+
+
 def _database_url(url: SecretStr) -> SecretStr:
     if urlsplit(url.get_secret_value()).scheme not in {"postgres", "postgresql"}:
         raise ValueError("must start with postgresql://")
@@ -47,6 +64,7 @@ class Settings(BaseSettings):
     port: int = Field(
         8000, ge=0, le=65535, validation_alias=AliasChoices("RECON_PORT", "PORT"), description="Port to listen on."
     )
+    workers: int = Field(1, ge=1, le=64, description="Processes that serve the port.")
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
         None,
         validation_alias=AliasChoices("RECON_DATABASE_URL", "DATABASE_URL"),
@@ -56,7 +74,6 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default_factory=lambda: user_data_path("recon"), description="Where recon's own PostgreSQL keeps its data."
     )
-    workers: int = Field(1, ge=1, le=64, description="Processes that serve the port.")
 
     api_keys: SecretStr | None = Field(
         None,
@@ -65,7 +82,7 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None,
-        description="The same, a line a key, with hashed secrets; `recon key` writes it. Read again when it changes.",
+        description="File of API keys, one per line, hashed; `recon key` writes it. Reloaded when it changes.",
     )
     allow_anonymous: bool = Field(
         False, description="Listen beyond this machine without keys: everybody who gets through may ask everything."
@@ -91,29 +108,31 @@ class Settings(BaseSettings):
         False, description="Keep nothing in a database session between transactions; needed behind pgbouncer."
     )
     queue_limit: int = Field(2000, ge=1, description="Most requests that may wait in a process; more get a 503.")
-    request_timeout: float = Field(
-        5, gt=0, description="Seconds until a request that the database has not answered yet gets a 503."
+    request_timeout: Seconds = Field(
+        5, description="Seconds until a request that the database has not answered yet gets a 503."
     )
     retry_limit: int = Field(200, ge=1, description="Most tries of a transaction that meets others, before a 503.")
-    statement_timeout: float = Field(4, gt=0, description="Seconds a statement may take, waiting for locks included.")
+    statement_timeout: Seconds = Field(4, description="Seconds a statement may take, waiting for locks included.")
     coalesce: bool = Field(True, description="Let concurrent requests share transactions.")
     writer_lane: bool = Field(True, description="Let writing transactions go one after another.")
 
     max_connections: int = Field(
         16_384, ge=1, description="Most connections of a process; more get a 503, and before that idle ones are closed."
     )
-    head_timeout: float = Field(10, gt=0, description="Seconds a new connection has to send the head of a request.")
-    body_timeout: float = Field(10, gt=0, description="Seconds a request has to send its body; then it gets a 408.")
-    send_timeout: float = Field(30, gt=0, description="Seconds a client has to take an answer that it lets wait.")
-    keepalive_timeout: float = Field(
+    head_timeout: Seconds = Field(10, description="Seconds a new connection has to send the head of a request.")
+    body_timeout: Seconds = Field(10, description="Seconds a request has to send its body; then it gets a 408.")
+    send_timeout: Seconds = Field(30, description="Seconds a client has to take an answer that it lets wait.")
+    keepalive_timeout: Seconds = Field(
         75,
-        gt=0,
         description="Seconds a connection is kept from an answer to the next head; longer than a proxy in front does.",
     )
     max_header: int = Field(8190, ge=1024, description="Longest line of a request's head, in bytes; it may have 128.")
     max_body: int = Field(65_536, ge=1024, description="Largest request body, in bytes.")
     shutdown_timeout: float = Field(
-        8, ge=0, description="Seconds that requests in flight have to finish on SIGTERM; container engines give ten."
+        8,
+        ge=0,
+        le=_LONGEST,
+        description="Seconds that requests in flight have to finish on SIGTERM; container engines give ten.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug shows every request, info those that failed."

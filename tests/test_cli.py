@@ -1,6 +1,5 @@
 """The command: what it prints, what it refuses, how it exits."""
 
-import os
 from typing import Any
 
 import pytest
@@ -31,34 +30,6 @@ async def test_schema_is_applied(bare_database_url: str) -> None:
     assert (first.returncode, first.stdout) == (0, "the schema was applied\n")
     assert (second.returncode, second.stdout) == (0, "the schema is there already\n")
     assert await fetch(bare_database_url, "SELECT FROM contact") == []
-
-
-NO_ORIGIN = "must be origins such as https://shop.example, without a path"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "variables", "message"),
-    [
-        (["--port", "http"], {}, "--port: Input should be a valid integer"),
-        (["--port", "70000"], {}, "--port: Input should be less than or equal to 65535"),
-        (["--workers", "0"], {}, "--workers: Input should be greater than or equal to 1"),
-        ([], {"RECON_PORT": "http"}, "RECON_PORT: Input should be a valid integer"),
-        ([], {"PORT": "http"}, "PORT: Input should be a valid integer"),
-        ([], {"RECON_COALESCE": "perhaps"}, "RECON_COALESCE: Input should be a valid boolean"),
-        (["--database-url", "mysql://shop:hunter2@db/shop"], {}, "--database-url: must start with postgresql://"),
-        ([], {"DATABASE_URL": "hunter2"}, "DATABASE_URL: must start with postgresql://"),
-        (["--default-region", "Atlantis"], {}, "--default-region: must be a two-letter country code, such as US"),
-        ([], {"RECON_CORS_ORIGINS": "*"}, f"RECON_CORS_ORIGINS: {NO_ORIGIN}"),
-        (["--cors-origins", "https://a.example https://b.example/"], {}, f"--cors-origins: {NO_ORIGIN}"),
-        (["--log-level", "loud"], {}, "--log-level: Input should be 'debug', 'info', 'warning' or 'error'"),
-    ],
-)
-def test_a_wrong_setting_is_named(arguments: list[str], variables: dict[str, str], message: str) -> None:
-    """A setting that makes no sense ends the command with 2 and one line that names it and quotes no value."""
-    done = recon("serve", *arguments, env=os.environ | variables)
-
-    assert done.returncode == 2
-    assert done.stderr == f"recon: {message}\n"
 
 
 def test_an_unknown_option_is_a_usage_error() -> None:

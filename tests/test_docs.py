@@ -18,10 +18,10 @@ from openapi_spec_validator import validate
 from pydantic import TypeAdapter
 
 from recon import __version__
-from recon.cli import is_option, shown_default, variables
 from recon.keys import new_key
 from recon.models import IdentifyRequest, IdentifyResponse, Problem
 from recon.openapi import document
+from recon.options import is_option, shown_default, variables
 from recon.settings import Settings
 
 ROOT = Path(__file__).parent.parent
