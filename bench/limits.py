@@ -8,6 +8,7 @@ from bench.bars import bars
 from bench.plan import FEW
 from bench.results import Profile, Results, Series, Share, Step
 from bench.tables import table
+from recon.quantities import quantity
 
 NOT_MEASURED = "Where the time goes was not measured (`python -m bench --profile` adds it)."
 WIDTH = 120  # of the page's lines
@@ -190,7 +191,7 @@ def _cpu(profile: Profile) -> str:
             rows.append(
                 [
                     one.system,
-                    f"{one.workload}, {one.connections} connection{'' if one.connections == 1 else 's'}",
+                    f"{one.workload}, {quantity(one.connections, 'connection')}",
                     f"{1000 * (one.system_cpu - kernel):.0f}",
                     f"{1000 * kernel:.0f}",
                     f"{1000 * one.system_cpu:.0f}",

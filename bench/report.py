@@ -11,6 +11,7 @@ from bench.results import Results, Series
 from bench.systems import SYSTEMS
 from bench.tables import table
 from bench.workloads import WORKLOADS
+from recon.quantities import quantity
 
 ENOUGH_ROUNDS = 3
 COLOURS = {"handler": "#9aa0a6", "recon": "#1a73e8", "recon-2": "#7baaf7", "plain": "#e8710a", "pgbench": "#188038"}
@@ -96,7 +97,7 @@ answered come to (the slack is those under way when the load stops, one a connec
 
 def page(results: Results) -> str:
     """The Markdown page."""
-    rounds = f"{results.rounds} round{'' if results.rounds == 1 else 's'}"
+    rounds = quantity(results.rounds, "round")
     if results.rounds < ENOUGH_ROUNDS:
         rounds += " (**fewer than three: for trying only**)"
     failed = [series for series in results.series if series.problems]

@@ -18,6 +18,7 @@ from bench.systems import SYSTEMS, Server, SystemFailed, serving
 from bench.watch import MemoryWatch, cpu_of
 from bench.workloads import WORKLOADS, Growth, Range, Workload, growth
 from recon import invariants
+from recon.quantities import quantity
 
 LOG = "system.log"  # what the system of a series says, in the folder
 VIOLATIONS_SHOWN = 3
@@ -163,7 +164,7 @@ def _verify(series: Series, postgres: Postgres, before: int, expected: Growth) -
             series.problems.append(f"{found:,} {name} in the table and not {right}")
     violations, _ = asyncio.run(invariants.check(postgres.url()))
     if violations:
-        series.problems += [f"{len(violations)} violations of invariants", *violations[:VIOLATIONS_SHOWN]]
+        series.problems += [f"{quantity(len(violations), 'violation')} of invariants", *violations[:VIOLATIONS_SHOWN]]
 
 
 def _per_thousand(seconds: float, requests: int) -> float:

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from recon import __version__, keys, listening
 from recon.errors import ReconError
 from recon.options import GroupedCommand, load_settings, settings_options, variables_alone
+from recon.quantities import quantity
 from recon.settings import Settings, database_url, has_password, redacted
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def check(**options: Any) -> None:
         violations, summary = asyncio.run(invariants.check(database_url(settings), settings.default_region))
     for violation in violations:
         click.echo(violation)
-    click.echo(f"{summary}: {len(violations) or 'no'} violation{'' if len(violations) == 1 else 's'}")
+    click.echo(f"{summary}: {quantity(len(violations), 'violation') if violations else 'no violations'}")
     sys.exit(1 if violations else 0)
 
 

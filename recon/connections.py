@@ -21,6 +21,7 @@ from aiohttp import web
 from recon import metrics
 from recon.app import CLOSING
 from recon.middleware import RETRY_AFTER, problem
+from recon.quantities import quantity
 from recon.response import SERVER
 from recon.settings import Settings
 
@@ -234,5 +235,5 @@ def allow_files(settings: Settings) -> Settings:
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     connections = max(1, allowed - others)
     if connections < settings.max_connections:
-        log.warning("only %d files may be open, so at most %d connections", allowed, connections)
+        log.warning("only %d files may be open, so at most %s", allowed, quantity(connections, "connection"))
     return settings.model_copy(update={"max_connections": connections})

@@ -6,6 +6,7 @@ import asyncpg
 
 from recon.database import connected
 from recon.identifiers import normal_email, plain_key, regional_key
+from recon.quantities import quantity
 from recon.schema import require_schema
 
 _LIVE = "live AS (SELECT *, coalesce(linked_id, id) AS root FROM contact WHERE deleted_at IS NULL)"
@@ -13,8 +14,9 @@ _LIVE = "live AS (SELECT *, coalesce(linked_id, id) AS root FROM contact WHERE d
 # Each yields one row a violation, with one column: what is wrong, by ids and never by identifiers.
 ONE_PRIMARY = f"""
 WITH {_LIVE}
-SELECT format('I1: the cluster of contact %s has %s live primaries (contacts %s)',
-    root, count(*) FILTER (WHERE link_precedence = 'primary'), string_agg(id::text, ', ' ORDER BY id))
+SELECT format('I1: the cluster of contact %s has %s live primaries (%s %s)',
+    root, count(*) FILTER (WHERE link_precedence = 'primary'),
+    CASE count(*) WHEN 1 THEN 'contact' ELSE 'contacts' END, string_agg(id::text, ', ' ORDER BY id))
 FROM live GROUP BY root HAVING count(*) FILTER (WHERE link_precedence = 'primary') <> 1 ORDER BY root
 """
 OLDEST_PRIMARY = f"""
@@ -44,7 +46,7 @@ FROM live GROUP BY root, email, phone_key HAVING count(*) > 1 ORDER BY min(id)
 CHECKS = (ONE_PRIMARY, OLDEST_PRIMARY, STRAIGHT_LINKS, EMAIL_IN_ONE_CLUSTER, PHONE_IN_ONE_CLUSTER, NO_REPETITION)
 
 SUMMARY = f"""
-WITH {_LIVE} SELECT format('%s contacts of %s people', count(*), count(DISTINCT root)) FROM live
+WITH {_LIVE} SELECT count(*), count(DISTINCT root) FROM live
 """
 # Page by page, since a driver's cursor prepares a statement, which poolers do not bear.
 IDENTIFIERS = """
@@ -63,7 +65,8 @@ async def check(url: str, default_region: str | None = None) -> tuple[list[str],
         await require_schema(connection)
         found = [row[0] for statement in CHECKS for row in await connection.fetch(statement)]
         found += [line async for line in _unmatchable(connection, default_region)]
-        return found, await connection.fetchval(SUMMARY)
+        [(contacts, people)] = await connection.fetch(SUMMARY)
+        return found, f"{quantity(contacts, 'contact')} of {quantity(people, 'person', 'people')}"
 
 
 async def _unmatchable(connection: asyncpg.Connection, default_region: str | None) -> AsyncIterator[str]:

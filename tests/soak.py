@@ -34,6 +34,7 @@ from shop import driving
 from storm import idle_connections, many_files, probe, storm
 
 from recon import __version__
+from recon.quantities import quantity
 
 WELL = 5  # seconds after a fault in which everything must be well again
 NORMAL = 2  # seconds after a storm in which everything must be as before
@@ -140,7 +141,7 @@ async def faults(soak: Soak) -> Figures:
             continue
         print(
             f"{shown['times']} times in {shown['requests']:,} requests, well again in {shown['until well']:.2f} s, "
-            f"{shown['violations']} violations",
+            f"{quantity(shown['violations'], 'violation')}",
             flush=True,
         )
     return figures

@@ -80,6 +80,24 @@ async def test_check_of_a_clean_database(database_url: str) -> None:
     assert (done.returncode, done.stdout) == (0, "3 contacts of 2 people: no violations\n")
 
 
+@pytest.mark.parametrize(
+    ("rows", "summary"),
+    [
+        ([], "0 contacts of 0 people"),
+        (["('a', 'primary', NULL)"], "1 contact of 1 person"),
+        (["('a', 'primary', NULL)", "('b', 'secondary', 1)"], "2 contacts of 1 person"),
+    ],
+)
+async def test_the_summary_of_a_check(rows: list[str], summary: str, database_url: str) -> None:
+    """The summary has the singular of what there is one of."""
+    insert = "INSERT INTO contact (email, link_precedence, linked_id) VALUES"
+    await execute(database_url, *(f"{insert} {row}" for row in rows))
+
+    done = recon("check", "--database-url", database_url)
+
+    assert done.stdout == f"{summary}: no violations\n"
+
+
 # The schema refuses most of this, so its constraints are taken away first.
 UNPROTECTED = (
     "ALTER TABLE contact DROP CONSTRAINT contact_links_to_a_primary",
@@ -98,7 +116,7 @@ VIOLATIONS: dict[str, tuple[list[str], list[str]]] = {
             f"{SECONDARY} ('b', 'secondary', 1)",
             "UPDATE contact SET deleted_at = now() WHERE id = 1",
         ],
-        ["I1: the cluster of contact 1 has 0 live primaries (contacts 2)"],
+        ["I1: the cluster of contact 1 has 0 live primaries (contact 2)"],
     ),
     "a secondary older than its primary": (
         [
@@ -111,14 +129,14 @@ VIOLATIONS: dict[str, tuple[list[str], list[str]]] = {
     "a secondary under a secondary": (
         [f"{PRIMARY} ('a', '1')", f"{SECONDARY} ('b', 'secondary', 1)", f"{SECONDARY} ('c', 'secondary', 2)"],
         [
-            "I1: the cluster of contact 2 has 0 live primaries (contacts 3)",
+            "I1: the cluster of contact 2 has 0 live primaries (contact 3)",
             "I2: contact 3 points at 2, which is no primary",
         ],
     ),
     "a secondary under nothing": (
         [f"{SECONDARY} ('a', 'secondary', 99)"],
         [
-            "I1: the cluster of contact 99 has 0 live primaries (contacts 1)",
+            "I1: the cluster of contact 99 has 0 live primaries (contact 1)",
             "I2: contact 1 points at 99, which is no primary",
         ],
     ),
@@ -164,7 +182,9 @@ async def test_check_finds(statements: list[str], violations: list[str], databas
 
     done = recon("check", "--database-url", database_url)
 
-    assert done.stdout.splitlines()[:-1] == violations
+    *lines, summary = done.stdout.splitlines()
+    assert lines == violations
+    assert summary.endswith(f": {len(violations) or 'no'} violation{'' if len(violations) == 1 else 's'}")
     assert done.returncode == (1 if violations else 0)
 
 

@@ -183,7 +183,7 @@ async def test_a_shared_embedded_database(start_recon: StartRecon, tmp_path: Pat
     checked = recon("check", "--data-dir", str(tmp_path / "data"))
 
     assert checked.returncode == 0
-    assert checked.stdout == "1 contacts of 1 people: no violations\n"
+    assert checked.stdout == "1 contact of 1 person: no violations\n"
     assert (await identify(process.url, {"email": "another@hillvalley.edu"}))["primaryContactId"] == 2
     assert process.stop() == 0
     assert not (tmp_path / "data" / "postgresql" / "postmaster.pid").exists()
