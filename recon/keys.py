@@ -125,6 +125,24 @@ def keys_of(settings: Settings) -> Keys | None:
     return Keys(settings.api_keys.get_secret_value() if settings.api_keys else None, settings.api_keys_file)
 
 
+async def wait_until_valid(settings: Settings) -> None:
+    """Return once the settings' keys are valid.
+
+    A process that starts again while the file is invalid does not have the old keys, which those that still serve have.
+    """
+    waiting = False
+    while True:
+        try:
+            keys_of(settings)
+        except Misconfigured as error:
+            if not waiting:
+                log.error("waiting for valid API keys: %s", error)  # noqa: TRY400 (a person's mistake: no trace)
+            waiting = True
+            await asyncio.sleep(LOOK_EVERY)
+        else:
+            return
+
+
 def new_key(name: str, scopes: Iterable[str]) -> tuple[str, str]:
     """A new secret, and the line that lets a file know it without holding it."""
     secret = PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM))

@@ -19,6 +19,7 @@ from recon import listening
 from recon.app import create_app, make_database
 from recon.connections import BACKLOG, Runner, allow_files
 from recon.errors import Unavailable
+from recon.keys import wait_until_valid
 from recon.middleware import protocol_error
 from recon.settings import Settings
 
@@ -113,6 +114,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         async def runner() -> web.AppRunner:
+            await wait_until_valid(self._settings)
             return _runner(self._settings)
 
         return runner

@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from aiohttp.test_utils import TestClient
 from conftest import MakeClient, StartRecon, fetch, recon
+from postgres import suspended
 
 from recon.errors import Misconfigured
 from recon.keys import SCOPES, Keys, new_key
@@ -503,6 +505,43 @@ async def test_keys_are_exchanged_without_a_restart(start_recon: StartRecon, dat
             await asyncio.sleep(0.1)
     assert (await statuses(old), await statuses(new)) == ({401}, {200})
     assert "line 2 is not of the form" in process.log
+
+
+async def test_a_process_starts_again_while_the_file_is_invalid(
+    start_recon: StartRecon, database_url: str, tmp_path: Path
+) -> None:
+    """A process that replaces a dead one while the file is invalid serves once it is valid; meanwhile the others do."""
+    import aiohttp
+
+    file = tmp_path / "keys"
+    (old, old_line), (new, new_line) = new_key("2026", ["identify"]), new_key("2027", ["identify"])
+    file.write_text(old_line)
+    process = start_recon("--database-url", database_url, "--workers", "2", "--api-keys-file", str(file))
+    master = psutil.Process(process.popen.pid)
+
+    async def status(secret: str) -> int:
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(process.url, connector=connector) as session:
+            return (await session.post("/identify", json={"email": "a"}, headers=bearer(secret))).status
+
+    async def until_logged(text: str, times: int) -> None:
+        async with asyncio.timeout(20):
+            while process.log.count(text) < times:
+                await asyncio.sleep(0.1)
+
+    file.write_text("rubbish")
+    await until_logged("the API keys stay as they were", 2)
+    killed, survivor = master.children()
+    killed.kill()
+    await until_logged("waiting for valid API keys", 1)
+    answers = [await status(old) for _ in range(10)]
+    file.write_text(new_line)
+    await until_logged("was read again", 1)
+    with suspended(survivor.pid):  # only the process that started again can answer
+        async with asyncio.timeout(20):
+            answer = await status(new)
+
+    assert (answers, answer) == ([200] * 10, 200)
 
 
 async def test_the_document_says_what_needs_a_key(make_client: MakeClient) -> None:
