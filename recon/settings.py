@@ -31,6 +31,8 @@ GROUPS = {
 # takes no more than 24 days.
 _SHORTEST, _LONGEST = 0.001, 86_400  # seconds
 Seconds = Annotated[float, Field(ge=_SHORTEST, le=_LONGEST)]
+_MOST_CONNECTIONS = 1_000_000  # Linux lets a process open 1,048,576 files unless told otherwise
+_LONGEST_HEADER = 2**20  # bytes; aiohttp's parser counts in a C integer, and a larger number stops every connection
 
 
 def _database_url(url: SecretStr) -> SecretStr:
@@ -117,7 +119,10 @@ class Settings(BaseSettings):
     writer_lane: bool = Field(True, description="Let writing transactions go one after another.")
 
     max_connections: int = Field(
-        16_384, ge=1, description="Most connections of a process; more get a 503, and before that idle ones are closed."
+        16_384,
+        ge=1,
+        le=_MOST_CONNECTIONS,
+        description="Most connections of a process; more get a 503, and before that idle ones are closed.",
     )
     head_timeout: Seconds = Field(10, description="Seconds a new connection has to send the head of a request.")
     body_timeout: Seconds = Field(10, description="Seconds a request has to send its body; then it gets a 408.")
@@ -126,7 +131,9 @@ class Settings(BaseSettings):
         75,
         description="Seconds a connection is kept from an answer to the next head; longer than a proxy in front does.",
     )
-    max_header: int = Field(8190, ge=1024, description="Longest line of a request's head, in bytes; it may have 128.")
+    max_header: int = Field(
+        8190, ge=1024, le=_LONGEST_HEADER, description="Longest line of a request's head, in bytes; it may have 128."
+    )
     max_body: int = Field(65_536, ge=1024, description="Largest request body, in bytes.")
     shutdown_timeout: float = Field(
         8,
