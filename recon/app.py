@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from recon import access, middleware, openapi, ops
+from recon import access, background, middleware, openapi, ops
 from recon.coalesce import coalesced, plain
 from recon.database import Database
 from recon.deadlines import Deadlines
@@ -80,6 +80,6 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _keys(app: web.Application) -> AsyncIterator[None]:
-    following = asyncio.create_task(app[KEYS].follow())
+    following = background.keep_running("reload of the API keys", app[KEYS].follow)
     yield
     following.cancel()

@@ -13,12 +13,13 @@ import resource
 import socket
 import struct
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import cast
 
 from aiohttp import web
 
-from recon import metrics
+from recon import background, metrics
 from recon.app import CLOSING
 from recon.middleware import RETRY_AFTER, problem
 from recon.quantities import quantity
@@ -79,7 +80,8 @@ class Runner(web.AppRunner):
         """Make the server, and begin to watch over its connections."""
         await super().setup()
         server = cast("web.Server", self.server)  # setup has made it
-        self._watch = asyncio.create_task(self._watch_over(Connections(server, self._settings)))
+        connections = Connections(server, self._settings)
+        self._watch = background.keep_running("watch over connections", partial(self._watch_over, connections))
 
     async def cleanup(self) -> None:
         """Let nobody new in, and those inside finish and know that they are to go; then end."""
@@ -106,10 +108,7 @@ class Runner(web.AppRunner):
     async def _watch_over(self, connections: "Connections") -> None:
         while True:
             await asyncio.sleep(_LOOK)
-            try:
-                connections.look(asyncio.get_running_loop().time())
-            except Exception:
-                log.exception("connections could not be watched")  # and are again in a second
+            connections.look(asyncio.get_running_loop().time())
             # Here, since a site is known before it listens, and gunicorn's worker brings its own after setup.
             for site in list(self.sites)[len(self._doors) :]:
                 if self.server is not None and site._server is not None:  # noqa: SLF001 (it listens)

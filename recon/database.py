@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
-from recon import metrics
+from recon import background, metrics
 from recon.errors import OutcomeUnknown, RetriesExhausted, RowsHeld, SchemaMismatch, Unavailable
 from recon.schema import apply_grants, apply_schema, require_grants
 
@@ -129,7 +129,7 @@ class Database:
         except Unavailable as error:
             why = type(error.__cause__).__name__  # not its text, which may have a user's name in it
             log.warning("the database cannot be reached (%s); waiting for it", why)
-            waiting = asyncio.create_task(self._wait_until_prepared())
+            waiting = background.keep_running("wait for the database", self._wait_until_prepared)
         try:
             yield self
         finally:

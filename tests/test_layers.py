@@ -36,6 +36,7 @@ LAYERS = [
     "settings",
     "models",
     "identifiers",
+    "background",
     "metrics",
     "quantities",
     "errors",

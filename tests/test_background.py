@@ -1,0 +1,182 @@
+"""Background tasks: none of them ends without a line in the log."""
+
+import asyncio
+import gc
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recon import background, keys
+from recon.app import create_app
+from recon.background import keep_running, run_once
+from recon.connections import Connections, Runner
+from recon.database import Database
+from recon.keys import Keys, new_key
+from recon.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start again at once."""
+    monkeypatch.setattr(background, "RESTART_PAUSE", 0)
+
+
+class Planted(Exception):
+    """An error that nobody expects."""
+
+
+def failures(caplog: pytest.LogCaptureFixture) -> list[tuple[str, bool]]:
+    """The lines about failed tasks, each with whether it has the planted error."""
+    return [
+        (record.getMessage(), bool(record.exc_info and isinstance(record.exc_info[1], Planted)))
+        for record in caplog.records
+        if record.name == "recon.background"
+    ]
+
+
+async def test_a_task_that_fails_starts_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Each failure is logged with its error, and the task goes on until it returns."""
+    runs = 0
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 3:
+            raise Planted
+
+    await keep_running("the work", work)
+
+    assert runs == 3
+    assert failures(caplog) == [("the background task 'the work' failed; it starts again", True)] * 2
+
+
+async def test_a_task_that_awaits_something_cancelled_starts_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Only the cancellation of the task itself ends it."""
+    runs = 0
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            cancelled = asyncio.get_running_loop().create_future()
+            cancelled.cancel()
+            await cancelled
+        await asyncio.Event().wait()
+
+    task = keep_running("the work", work)
+    while runs < 2:
+        await asyncio.sleep(0)
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [message for message, _ in failures(caplog)] == [
+        "the background task 'the work' was cancelled from inside; it starts again"
+    ]
+
+
+async def test_a_task_that_runs_once_is_logged_when_it_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """The line comes at once, also while something still refers to the task, and although nothing awaits it."""
+
+    async def work() -> None:
+        raise Planted
+
+    task = run_once("the work", work())
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+
+    assert failures(caplog) == [("the background task 'the work' failed", True)]
+
+
+async def test_a_task_that_nothing_refers_to_goes_on() -> None:
+    """The garbage collector takes no running task away."""
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        waiting = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(lambda ref: ref.set_result(None), waiting)
+        await waiting
+        ended.set()
+
+    run_once("the work", work())
+    gc.collect()
+
+    async with asyncio.timeout(5):
+        await ended.wait()
+
+
+async def _logged(caplog: pytest.LogCaptureFixture, times: int = 2) -> None:
+    async with asyncio.timeout(20):
+        while len(failures(caplog)) < times:
+            await asyncio.sleep(0.01)
+    assert all(planted for _, planted in failures(caplog))
+
+
+async def test_the_reload_of_api_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, database_url: str
+) -> None:
+    """An error that nobody expects does not end it: the next change of the file counts again."""
+    file = tmp_path / "keys"
+    file.write_text(new_key("one", ["read"])[1])
+    app = create_app(Settings(database_url=database_url, api_keys_file=file))
+    monkeypatch.setattr(keys, "LOOK_EVERY", 0.01)
+
+    def fails(_: Keys) -> Any:
+        raise Planted
+
+    with monkeypatch.context() as planted:
+        planted.setattr(Keys, "_read", fails)
+        runner = Runner(app, Settings(database_url=database_url))
+        await runner.setup()
+        try:
+            file.write_text(new_key("two", ["read"])[1])
+            await _logged(caplog, 1)
+            planted.undo()
+            monkeypatch.setattr(keys, "LOOK_EVERY", 0.01)
+            caplog.set_level(logging.INFO)
+            file.write_text(new_key("three", ["read", "identify"])[1])
+            async with asyncio.timeout(5):
+                while "was read again" not in caplog.text:
+                    await asyncio.sleep(0.01)
+        finally:
+            await runner.cleanup()
+
+
+async def test_the_watch_over_connections(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, database_url: str
+) -> None:
+    """It goes on after an error that nobody expects."""
+
+    def fails(_: Connections, _now: float) -> None:
+        raise Planted
+
+    monkeypatch.setattr(Connections, "look", fails)
+    settings = Settings(database_url=database_url)
+    runner = Runner(create_app(settings), settings)
+    await runner.setup()
+    try:
+        await _logged(caplog)
+    finally:
+        await runner.cleanup()
+
+
+async def test_the_wait_for_the_database(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, database_url: str, unused_tcp_port: int
+) -> None:
+    """It goes on after an error that nobody expects, and ends when the database is there."""
+    database = Database(f"postgresql://recon@127.0.0.1:{unused_tcp_port}/recon")
+    async with database.opened():
+
+        async def fails() -> None:
+            raise Planted
+
+        with monkeypatch.context() as planted:
+            planted.setattr(database, "prepare", fails)
+            await _logged(caplog)
+        database._url = database_url
+
+        async with asyncio.timeout(20):
+            while not database._ready:
+                await asyncio.sleep(0.01)
