@@ -16,10 +16,11 @@ import click
 from pydantic import SecretStr
 
 from recon import __version__, keys, listening
-from recon.errors import ReconError
+from recon.dsn import has_password, server_of
+from recon.errors import ReconError, Unreachable
 from recon.options import GroupedCommand, load_settings, settings_options, variables_alone
 from recon.quantities import quantity
-from recon.settings import Settings, database_url, has_password, redacted
+from recon.settings import Settings, database_url
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ def main() -> None:
 def database_of(settings: Settings) -> Iterator[Settings]:
     """The settings with a database URL: the one they have, or that of an embedded PostgreSQL, running meanwhile."""
     if settings.database_url is not None:
-        log.info("using the database %s", redacted(settings.database_url.get_secret_value()))
+        server = server_of(settings.database_url.get_secret_value())
+        log.info("using the database %s at %s", server.database, server.hosts)
         yield settings
         return
     from recon import localpg  # only here: with a database given it is never imported
@@ -84,7 +86,7 @@ def check(**options: Any) -> None:
 @settings_options("database_url", "data_dir")
 def schema(*, apply: bool, grant: str | None, **options: Any) -> None:
     """Print the schema, as SQL."""
-    from recon.database import apply_schema_to
+    from recon.connecting import apply_schema_to
     from recon.schema import SCHEMA, grants
 
     if not apply:
@@ -130,7 +132,7 @@ def _failing_clearly() -> Iterator[None]:
     try:
         yield
     except (ReconError, OSError, RuntimeError) as error:
-        click.echo(f"recon: {error}", err=True)
+        click.echo(f"recon: {error.reason if isinstance(error, Unreachable) else error}", err=True)
         sys.exit(1)
 
 

@@ -5,21 +5,30 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import asyncpg
 
 from recon import background, metrics
-from recon.errors import OutcomeUnknown, RetriesExhausted, RowsHeld, SchemaMismatch, Unavailable
-from recon.schema import apply_grants, apply_schema, require_grants
+from recon.connecting import (
+    CONNECT_TIMEOUT,
+    Outage,
+    connect,
+    connected,
+    is_unavailability,
+    reaching,
+    require_own_session,
+    unavailability,
+)
+from recon.errors import OutcomeUnknown, ReconError, RetriesExhausted, RowsHeld, SchemaMismatch, Unavailable
+from recon.schema import Connection as Connection  # noqa: PLC0414 (the layers above know it from here)
+from recon.schema import apply_schema, require_grants
 
 T = TypeVar("T")
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Work: TypeAlias = Callable[[Connection], Awaitable[T]]
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT = 3.0  # seconds until a connection attempt counts as failed
 CHECK_TIMEOUT = 2.0  # seconds until a database that has not answered counts as away
 STARTUP_RETRY = 1.0  # seconds between looks at a database that is not there yet
 
@@ -48,12 +57,6 @@ _LOCK_TIMEOUT = 5
 _LONG_LOCK_TIMEOUT = 1000
 
 _RETRIED = {"40001": "serialization_failure", "40P01": "deadlock_detected"}
-_COMPLETION_UNKNOWN = "40003"
-_LOCK_NOT_AVAILABLE = "55P03"
-# Classes and codes of SQLSTATE that say "not now", whatever the request: connections, resources,
-# operator intervention (shutdown, time-outs), the system, log-in, a missing database, an object or lock
-# that is not available, a standby.
-_UNAVAILABLE = ("08", "28", "3D", "53", "55", "57", "58", "25006")
 
 
 class Database:
@@ -115,6 +118,7 @@ class Database:
         self._transaction_timeout = transaction_timeout
         self._ready = False
         self._why_not_ready: str | None = None
+        self._outage = Outage()
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Database"]:
@@ -127,8 +131,7 @@ class Database:
             await self.prepare()
             self._ready = True
         except Unavailable as error:
-            why = type(error.__cause__).__name__  # not its text, which may have a user's name in it
-            log.warning("the database cannot be reached (%s); waiting for it", why)
+            self._outage.report(error)
             waiting = background.keep_running("wait for the database", self._wait_until_prepared)
         try:
             yield self
@@ -147,7 +150,7 @@ class Database:
         async with connected(self._url) as connection:
             await apply_schema(connection)
         # In another session: one that met the schema while somebody else was making it may go on missing parts of it.
-        with _unavailability():
+        with reaching(self._url):
             connection = await self._connect()
             try:
                 await require_grants(connection)
@@ -225,7 +228,7 @@ class Database:
         leaves nothing behind in a session that would need resetting.
         """
         async with self._slots:
-            with _unavailability(), _no_longer_served():
+            with unavailability(), _no_longer_served():
                 connection = self._idle_one() or await self._connect()
                 metrics.POOL_USED.inc()
                 try:
@@ -270,7 +273,17 @@ class Database:
             self._idle.pop().terminate()
 
     async def _connect(self) -> Connection:
-        connection = await _open(
+        try:
+            connection = await self._new_session()
+        except ReconError as error:
+            self._outage.report(error)
+            raise
+        if self._ready:
+            self._outage.end()
+        return connection
+
+    async def _new_session(self) -> Connection:
+        connection = await connect(
             self._url,
             server_settings=self._session,
             statement_cache_size=self._prepared_statements,
@@ -281,7 +294,7 @@ class Database:
         if self._begin_reading is None:
             try:
                 with self._watched(connection, CONNECT_TIMEOUT):
-                    await _require_own_session(connection, self._session)
+                    await require_own_session(connection, self._session)
             except BaseException:
                 await self._close(connection)
                 raise
@@ -299,67 +312,12 @@ class Database:
             await asyncio.sleep(STARTUP_RETRY)
             try:
                 await self.prepare()
+            except (Unavailable, SchemaMismatch) as error:
+                self._why_not_ready = str(error)
+                self._outage.report(error)
+            else:
                 self._ready = True
-            except Unavailable:
-                continue
-            except SchemaMismatch as error:
-                if self._why_not_ready != str(error):
-                    self._why_not_ready = str(error)
-                    log.error("%s", error)  # noqa: TRY400 (its message says it all)
-        log.info("the database is there; serving")
-
-
-async def _open(url: str, **options: Any) -> Connection:
-    """A new connection. Raises SchemaMismatch for what no waiting would mend."""
-    try:
-        return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, **options)
-    except asyncpg.ProtocolViolationError as error:
-        if "startup parameter" not in str(error):
-            raise
-        raise SchemaMismatch(f"{_POOLER} (it says: {error})") from None
-    except (
-        asyncpg.ClientConfigurationError,
-        asyncpg.InvalidParameterValueError,
-        asyncpg.UndefinedObjectError,
-    ) as error:
-        raise SchemaMismatch(f"the database URL cannot be used: {error}") from None
-
-
-_POOLER = "a connection pooler is between recon and the database; `--pgbouncer` (RECON_PGBOUNCER=1) makes that work"
-_OWN_SESSION = "SELECT pg_backend_pid() = $1 AND current_setting('default_transaction_isolation') = $2"
-
-
-async def _require_own_session(connection: Connection, session: dict[str, str]) -> None:
-    """Raise SchemaMismatch unless what was set when connecting holds from now on.
-
-    Reads are serializable by a session's default. A pooler may have dropped it without a word, or may lend
-    another session to the next transaction; it is known by its making up the process ids that it tells.
-    """
-    # Without a name: that would stay behind in the pooler's session.
-    statement = await connection.prepare(_OWN_SESSION, name="")
-    if not await statement.fetchval(connection.get_server_pid(), session["default_transaction_isolation"]):
-        raise SchemaMismatch(_POOLER)
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Connection]:
-    """A connection outside the pool, for what is not part of a request. Raises Unavailable."""
-    with _unavailability():
-        # No prepared statements, as there may be a pooler that lends a session for a transaction only.
-        connection = await _open(url, statement_cache_size=0)
-        try:
-            yield connection
-        finally:
-            await connection.close()
-
-
-async def apply_schema_to(url: str, grant: str | None = None) -> bool:
-    """`apply_schema` on a connection of its own; then let the role `grant` serve."""
-    async with connected(url) as connection:
-        created = await apply_schema(connection)
-        if grant is not None:
-            await apply_grants(connection, grant)
-        return created
+                self._outage.end()
 
 
 def _transaction(begin: str, work: Work[T]) -> Work[T]:
@@ -381,30 +339,11 @@ async def _commit(connection: Connection) -> None:
     try:
         await connection.execute("COMMIT")
     except asyncpg.PostgresError as error:
-        if _is_unavailability(error):
+        if is_unavailability(error):
             raise OutcomeUnknown from error
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise OutcomeUnknown from error
-
-
-@contextmanager
-def _unavailability() -> Iterator[None]:
-    """Turn what the driver raises when the database is not there into Unavailable."""
-    try:
-        yield
-    except asyncpg.DataError:
-        raise
-    except asyncpg.PostgresError as error:
-        if error.sqlstate == _COMPLETION_UNKNOWN:
-            raise OutcomeUnknown from error
-        if error.sqlstate == _LOCK_NOT_AVAILABLE:
-            raise RowsHeld from error
-        if _is_unavailability(error):
-            raise Unavailable from error
-        raise
-    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise Unavailable from error
 
 
 @contextmanager
@@ -426,7 +365,3 @@ def may_be_one_requests_fault(error: Exception) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_BLAME_DATA)
     return not isinstance(error, Unavailable)
-
-
-def _is_unavailability(error: asyncpg.PostgresError) -> bool:
-    return (error.sqlstate or "").startswith((*_UNAVAILABLE, _COMPLETION_UNKNOWN))

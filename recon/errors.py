@@ -7,6 +7,7 @@
     ├── Misconfigured       the operator's mistake
     ├── SchemaMismatch      the database is not one that this version can serve
     └── Unavailable         nobody's mistake: try again later
+        ├── Unreachable     why there is no session with the database
         ├── Overloaded
         ├── DeadlineExceeded
         ├── RetriesExhausted
@@ -73,6 +74,14 @@ class Unavailable(ReconError):
     """The database cannot be reached or cannot answer now. Nothing was changed; try again."""
 
     code = "unavailable"
+
+
+class Unreachable(Unavailable):
+    """The database cannot be reached or cannot answer now. Nothing was changed; try again."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason  # for the operator alone: it names host, database and user
 
 
 class Overloaded(Unavailable):

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
-from recon.database import connected
+from recon.connecting import connected
 from recon.identifiers import normal_email, plain_key, regional_key
 from recon.quantities import quantity
 from recon.schema import require_schema

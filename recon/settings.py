@@ -6,11 +6,12 @@ Each has a variable `RECON_<NAME>`; `recon serve --help` and the README's table 
 import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 from pydantic import AfterValidator, AliasChoices, Field, JsonValue, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from recon import dsn
 
 # Of a setting that is a secret: an option would show it to everybody on the machine.
 VARIABLE_ONLY: dict[str, JsonValue] = {"variable_only": True}
@@ -36,9 +37,7 @@ _LONGEST_HEADER = 2**20  # bytes; aiohttp's parser counts in a C integer, and a 
 
 
 def _database_url(url: SecretStr) -> SecretStr:
-    if urlsplit(url.get_secret_value()).scheme not in {"postgres", "postgresql"}:
-        raise ValueError("must start with postgresql://")
-    return url
+    return SecretStr(dsn.checked(url.get_secret_value()))
 
 
 def _region(region: str) -> str:
@@ -157,16 +156,3 @@ def database_url(settings: Settings) -> str:
 def origins(settings: Settings) -> frozenset[str]:
     """The settings' origins, one by one."""
     return frozenset((settings.cors_origins or "").replace(",", " ").split())
-
-
-def redacted(database_url: str) -> str:
-    """The URL without its user, password and parameters, to print."""
-    parts = urlsplit(database_url)
-    hosts = parts.netloc.rpartition("@")[2]  # with their ports; there may be several
-    return f"{parts.scheme}://{hosts}{parts.path}"
-
-
-def has_password(database_url: str) -> bool:
-    """Whether who sees the URL sees a password."""
-    parts = urlsplit(database_url)
-    return bool(parts.password) or "password=" in parts.query

@@ -8,7 +8,8 @@ import pytest
 from conftest import at_database, execute, fetch
 
 from recon import invariants
-from recon.database import Connection, Database, apply_schema_to
+from recon.connecting import apply_schema_to
+from recon.database import Connection, Database
 from recon.errors import OutcomeUnknown, RetriesExhausted, SchemaMismatch, Unavailable
 from recon.identifiers import Identifiers
 from recon.identify import Identify

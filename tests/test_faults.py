@@ -93,9 +93,9 @@ async def test_starting_before_the_server(server: Postgres, start_recon: StartRe
         server.start()
 
     assert await until_well([process.url for process in processes]) < WELL
-    for process in processes:
-        async with asyncio.timeout(WELL):  # each of its workers
-            while not _said(process, "waiting for it") == _said(process, "the database is there; serving") > 0:
+    for process, (_, workers) in zip(processes, forms, strict=True):
+        async with asyncio.timeout(WELL):
+            while _said(process, "recon can use the database now") < int(workers):
                 await asyncio.sleep(0.02)
         assert not [event for event in process.events() if "where" in event]
 

@@ -15,10 +15,11 @@ import trustme
 from conftest import Process, StartRecon, recon
 from cryptography.hazmat.primitives import serialization
 
+from recon.dsn import has_password
 from recon.errors import Misconfigured
 from recon.keys import new_key
 from recon.listening import check, tls
-from recon.settings import Settings, has_password
+from recon.settings import Settings
 
 KEYS = {"api_keys": new_key("shop", ["identify"])[1]}
 CLOSED = ["127.0.0.1", "127.0.0.2", "127.1", "localhost", "::1", "0:0:0:0:0:0:0:1"]
@@ -243,6 +244,6 @@ def test_a_password_that_everybody_sees(start_recon: StartRecon) -> None:
 
 def _wait_until_waiting(process: Process) -> None:
     deadline = time.monotonic() + 20
-    while "waiting for it" not in process.log:
+    while "tries again every second" not in process.log:
         assert time.monotonic() < deadline, process.log
         time.sleep(0.02)

@@ -370,14 +370,13 @@ def test_the_database_url_is_shown_without_its_secrets(tmp_path: Path) -> None:
     url = f"postgresql://shop:hunter2@127.0.0.1:{free_port()}/recon?sslpassword=hunter2"
     process = Process([], tmp_path / "log", env=os.environ | {"DATABASE_URL": url})
     deadline = time.monotonic() + 20
-    while "waiting for it" not in process.log and time.monotonic() < deadline:
+    while "tries again every second" not in process.log and time.monotonic() < deadline:
         time.sleep(0.05)
     process.stop()
 
-    assert "waiting for it" in process.log
-    assert "ConnectionRefusedError" in process.log
+    assert "tries again every second" in process.log
+    assert "database recon, user shop: Connection refused" in process.log
     assert "hunter2" not in process.log
-    assert "shop" not in process.log
 
 
 def test_a_stop_while_starting(tmp_path: Path) -> None:
