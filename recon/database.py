@@ -263,6 +263,10 @@ class Database:
         watchdog = asyncio.get_running_loop().call_later(seconds, self._give_up, connection)
         try:
             yield
+        except AttributeError as error:  # the driver's, when `_give_up` comes between two messages
+            if not connection.is_closed():
+                raise
+            raise Unavailable from error
         finally:
             watchdog.cancel()
 

@@ -219,6 +219,57 @@ async def test_a_server_that_no_longer_answers_is_given_up(database_url: str) ->
         assert await database.snapshot("test", lambda connection: connection.fetchval("SELECT 1")) == 1
 
 
+async def test_a_transaction_that_is_given_up_between_two_messages(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver then fails with an AttributeError of its own. That is unavailability too."""
+    prepare = asyncpg.Connection._get_statement
+
+    async with Database(database_url).opened() as database:
+
+        async def then_given_up(connection: Connection, *arguments: object, **options: object) -> object:
+            statement = await prepare(connection, *arguments, **options)
+            database._give_up(connection)
+            return statement
+
+        async def work(connection: Connection) -> None:
+            monkeypatch.setattr(asyncpg.Connection, "_get_statement", then_given_up)
+            await connection.fetch("SELECT $1::int", 1)
+
+        for step in (database.snapshot, database.serializable):
+            with pytest.raises(Unavailable):
+                await step("test", work)
+            monkeypatch.undo()
+        assert await database.snapshot("test", lambda connection: connection.fetchval("SELECT 1")) == 1
+
+
+async def test_an_error_in_the_work_is_no_unavailability(database: Database) -> None:
+    """With its connection open, what the work raises is raised."""
+
+    async def work(_: Connection) -> None:
+        raise AttributeError("made up")
+
+    with pytest.raises(AttributeError, match="made up"):
+        await database.serializable("test", work)
+
+
+WRAPAROUND = """
+CREATE FUNCTION wraparound() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'made up' USING ERRCODE = '54000'; END $$;
+CREATE TRIGGER wraparound BEFORE INSERT ON contact FOR EACH ROW EXECUTE FUNCTION wraparound();
+"""
+
+
+async def test_protection_against_transaction_id_wraparound_is_unavailability(
+    database: Database, database_url: str
+) -> None:
+    """PostgreSQL refuses commands until VACUUM has run (54000): that is no fault of the request."""
+    await execute(database_url, WRAPAROUND)
+
+    with pytest.raises(Unavailable):
+        await database.serializable("test", lambda connection: connection.execute(INSERT))
+
+
 async def test_reads_are_serializable_in_one_round_trip(database: Database) -> None:
     """The read pass has no BEGIN: the session's default makes its statement a serializable transaction."""
     isolation = await database.snapshot(
