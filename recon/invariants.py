@@ -1,11 +1,11 @@
 """What must always hold (I1 to I3 and I5), looked for in a whole database."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 
 from recon.connecting import connected
-from recon.identifiers import normal_email, plain_key, regional_key
+from recon.identifiers import normal_email, normal_phone, plain_key, regional_key
 from recon.quantities import quantity
 from recon.schema import require_schema
 
@@ -75,8 +75,25 @@ async def _unmatchable(connection: asyncpg.Connection, default_region: str | Non
     last_id = -(2**63)
     while page := await connection.fetch(IDENTIFIERS, last_id):
         for row in page:
-            if row["email"] is not None and row["email"] != normal_email(row["email"]):
-                yield f"form: the email of contact {row['id']} is not in the form that requests are matched in"
-            if row["phone_number"] is not None and row["phone_key"] != key(row["phone_number"]):
-                yield f"form: the phone_key of contact {row['id']} is not what its phone_number is matched by"
+            contact, email, phone = row["id"], row["email"], row["phone_number"]
+            if email is not None:
+                normal = _normal(normal_email, email)
+                if normal is None:
+                    yield f"form: no request can match the email of contact {contact}"
+                elif normal != email:
+                    yield f"form: the email of contact {contact} is not in the form that requests are matched in"
+            if phone is not None:
+                normal = _normal(normal_phone, phone)
+                if normal is None:
+                    yield f"form: no request can match the phone_number of contact {contact}"
+                elif row["phone_key"] != key(normal):
+                    yield f"form: the phone_key of contact {contact} is not what its phone_number is matched by"
         last_id = page[-1]["id"]
+
+
+def _normal(form: Callable[[str], str | None], identifier: str) -> str | None:
+    """The identifier in the form that requests are matched in; None when a request that has it is refused."""
+    try:
+        return form(identifier)
+    except ValueError:
+        return None

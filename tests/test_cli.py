@@ -169,6 +169,21 @@ VIOLATIONS: dict[str, tuple[list[str], list[str]]] = {
         [f"{PRIMARY} ('a', '1')", "UPDATE contact SET phone_key = '2'"],
         ["form: the phone_key of contact 1 is not what its phone_number is matched by"],
     ),
+    "identifiers that no request can have": (
+        [
+            f"{PRIMARY} (E'a\\tb', NULL), (repeat('a', 321), NULL), ('', NULL), (' c', NULL), (NULL, E'1\\t2')",
+            f"{PRIMARY} (NULL, repeat('3', 65)), (NULL, ' '), (NULL, ' x'), (NULL, ' 4 ')",
+            f"{PRIMARY} (E'\\u0085', E'\\u009f'), ('d', 'e')",
+        ],
+        [
+            *(f"form: no request can match the email of contact {each}" for each in (1, 2, 3)),
+            "form: the email of contact 4 is not in the form that requests are matched in",
+            *(f"form: no request can match the phone_number of contact {each}" for each in (5, 6, 7)),
+            "form: the phone_key of contact 8 is not what its phone_number is matched by",
+            "form: no request can match the email of contact 10",
+            "form: no request can match the phone_number of contact 10",
+        ],
+    ),
     "a deleted row harms nobody": (
         [f"{PRIMARY} ('a', '1')", f"{PRIMARY} ('a', '2')", "UPDATE contact SET deleted_at = now() WHERE id = 2"],
         [],
