@@ -81,20 +81,24 @@ def check(**options: Any) -> None:
 
 
 @main.command()
-@click.option("--apply", is_flag=True, help="Give it to the database instead of printing it.")
+@click.option(
+    "--apply", is_flag=True, help="Create it in the database, or add what is missing, instead of printing it."
+)
 @click.option("--grant", metavar="ROLE", help="Also let this role serve, which needs to own nothing.")
 @settings_options("database_url", "data_dir")
 def schema(*, apply: bool, grant: str | None, **options: Any) -> None:
     """Print the schema, as SQL."""
     from recon.connecting import apply_schema_to
-    from recon.schema import SCHEMA, grants
+    from recon.definitions import SCHEMA
+    from recon.schema import grants
 
     if not apply:
-        click.echo(SCHEMA + (grants(grant) if grant is not None else ""), nl=False)
+        # All or nothing: run on a database that has the schema, it would add the indexes a second time.
+        click.echo(f"BEGIN;\n\n{SCHEMA}{grants(grant) if grant is not None else ''}\nCOMMIT;")
         return
     with _failing_clearly(), database_of(load_settings(options)) as settings:
-        created = asyncio.run(apply_schema_to(database_url(settings), grant))
-    click.echo("the schema was applied" if created else "the schema is there already")
+        done = asyncio.run(apply_schema_to(database_url(settings), grant))
+    click.echo("\n".join(done) or "the schema is there already")
 
 
 @main.command()

@@ -12,9 +12,10 @@ from typing import Any
 
 import asyncpg
 
+from recon.definitions import Connection
 from recon.dsn import has_password_parameter, server_of
 from recon.errors import OutcomeUnknown, ReconError, RowsHeld, SchemaMismatch, Unavailable, Unreachable
-from recon.schema import Connection, apply_grants, apply_schema
+from recon.schema import apply_grants, apply_schema, repair_schema
 
 log = logging.getLogger(__name__)
 
@@ -136,13 +137,13 @@ async def connected(url: str) -> AsyncIterator[Connection]:
             await connection.close(timeout=CONNECT_TIMEOUT)
 
 
-async def apply_schema_to(url: str, grant: str | None = None) -> bool:
-    """`apply_schema` on a connection of its own; then let the role `grant` serve."""
+async def apply_schema_to(url: str, grant: str | None = None) -> list[str]:
+    """Give the database the schema, or what it lacks of it; then let the role `grant` serve. What was done."""
     async with connected(url) as connection:
-        created = await apply_schema(connection)
+        done = ["the schema was applied"] if await apply_schema(connection) else await repair_schema(connection)
         if grant is not None:
             await apply_grants(connection, grant)
-        return created
+        return done
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 import asyncpg
@@ -20,9 +21,9 @@ from recon.connecting import (
     require_own_session,
     unavailability,
 )
+from recon.definitions import Connection as Connection  # noqa: PLC0414 (the layers above know it from here)
 from recon.errors import OutcomeUnknown, ReconError, RetriesExhausted, RowsHeld, SchemaMismatch, Unavailable
-from recon.schema import Connection as Connection  # noqa: PLC0414 (the layers above know it from here)
-from recon.schema import apply_schema, require_grants
+from recon.schema import apply_schema, require_grants, require_parts, skip_taken_ids, warn_of_grants
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Connection], Awaitable[T]]
@@ -153,7 +154,9 @@ class Database:
         with reaching(self._url):
             connection = await self._connect()
             try:
+                await require_parts(connection)
                 await require_grants(connection)
+                await warn_of_grants(connection)
             finally:
                 await self._close(connection)
 
@@ -202,6 +205,8 @@ class Database:
                 result = await self._on_connection(transaction)
             except asyncpg.PostgresError as error:
                 reason = _RETRIED.get(error.sqlstate or "")
+                if reason is None and isinstance(error, asyncpg.UniqueViolationError):
+                    reason = await self._skip_taken_ids(error)
                 if reason is None:
                     metrics.count_transaction(step, "failed")
                     raise
@@ -219,6 +224,11 @@ class Database:
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 (jitter, not a secret)
         metrics.count_transaction(step, "failed")
         raise RetriesExhausted
+
+    async def _skip_taken_ids(self, error: asyncpg.UniqueViolationError) -> str | None:
+        """The reason to retry when contacts of another program have the ids that were drawn."""
+        skip = partial(skip_taken_ids, constraint=error.constraint_name)
+        return "ids_taken" if await self._on_connection(skip) else None
 
     async def _on_connection(self, work: Work[T]) -> T:
         """Run `work` on a connection that is nobody else's meanwhile.

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Callable
 import asyncpg
 
 from recon.connecting import connected
+from recon.definitions import missing_parts
 from recon.identifiers import normal_email, normal_phone, plain_key, regional_key
 from recon.quantities import quantity
-from recon.schema import require_schema
+from recon.schema import require_parts, require_schema
 
 _LIVE = "live AS (SELECT *, coalesce(linked_id, id) AS root FROM contact WHERE deleted_at IS NULL)"
 
@@ -43,7 +44,29 @@ WITH {_LIVE}
 SELECT format('I5: contacts %s say the same', string_agg(id::text, ', ' ORDER BY id))
 FROM live GROUP BY root, email, phone_key HAVING count(*) > 1 ORDER BY min(id)
 """
-CHECKS = (ONE_PRIMARY, OLDEST_PRIMARY, STRAIGHT_LINKS, EMAIL_IN_ONE_CLUSTER, PHONE_IN_ONE_CLUSTER, NO_REPETITION)
+# Ids from 1 to the highest are then drawn again. The next insert of recon moves the sequence; other programs' fail.
+SEQUENCE_BEHIND = """
+WITH
+    sequence AS MATERIALIZED (
+        SELECT oid FROM pg_class
+        WHERE oid = pg_get_serial_sequence('contact', 'id')::regclass AND has_sequence_privilege(oid, 'USAGE, SELECT')
+    ),
+    ids AS (
+        SELECT coalesce(pg_sequence_last_value(oid), 0) AS place, (SELECT max(id) FROM contact) AS highest FROM sequence
+    )
+SELECT format('ids: the sequence of contact.id is at %s, below contact %s; `recon schema --apply` moves it',
+    place, highest)
+FROM ids WHERE highest > place
+"""
+CHECKS = (
+    ONE_PRIMARY,
+    OLDEST_PRIMARY,
+    STRAIGHT_LINKS,
+    EMAIL_IN_ONE_CLUSTER,
+    PHONE_IN_ONE_CLUSTER,
+    NO_REPETITION,
+    SEQUENCE_BEHIND,
+)
 
 SUMMARY = f"""
 WITH {_LIVE} SELECT count(*), count(DISTINCT root) FROM live
@@ -63,7 +86,11 @@ async def check(url: str, default_region: str | None = None) -> tuple[list[str],
     """
     async with connected(url) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         await require_schema(connection)
-        found = [row[0] for statement in CHECKS for row in await connection.fetch(statement)]
+        missing = await missing_parts(connection)
+        if any(part.kind == "column" for part in missing):
+            await require_parts(connection)  # without a column there is nothing to scan
+        found = [f"schema: the database lacks the {part}; `recon schema --apply` adds it" for part in missing]
+        found += [row[0] for statement in CHECKS for row in await connection.fetch(statement)]
         found += [line async for line in _unmatchable(connection, default_region)]
         [(contacts, people)] = await connection.fetch(SUMMARY)
         return found, f"{quantity(contacts, 'contact')} of {quantity(people, 'person', 'people')}"

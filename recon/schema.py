@@ -1,18 +1,17 @@
 """The schema: whether a database has it, and giving it to one that does not. Knows no contacts."""
 
 import asyncio
+import logging
 import random
-from importlib.resources import files
-from typing import TypeAlias
 
 import asyncpg
 
+from recon.definitions import SCHEMA, Connection, Part, missing_parts
 from recon.errors import SchemaMismatch
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+log = logging.getLogger(__name__)
 
 OLDEST_SERVER = 150_000  # PostgreSQL 15, as `server_version_num` says it
-SCHEMA = files("recon").joinpath("schema.sql").read_text()
 SCHEMA_VERSION = 1  # what the last line of schema.sql says
 SCHEMA_COMMENT = "SELECT obj_description(to_regclass('contact'), 'pg_class')"
 # All that a role needs that serves, and nothing more.
@@ -22,7 +21,10 @@ GRANT SELECT,
     INSERT (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at),
     UPDATE (linked_id, link_precedence, updated_at)
     ON contact TO {role};
-GRANT USAGE ON SEQUENCE contact_id_seq TO {role};
+-- The sequence of contact.id, whatever its name is. UPDATE moves it past ids that another program has given explicitly.
+DO $grant$ BEGIN
+    EXECUTE format('GRANT USAGE, UPDATE ON SEQUENCE %s TO %I', pg_get_serial_sequence('contact', 'id'), {literal});
+END $grant$;
 -- The least that LOCK TABLE is content with; the table has nothing to update.
 GRANT UPDATE ON writer_lane TO {role};
 """
@@ -30,8 +32,24 @@ _GRANTED = """
 SELECT has_table_privilege('contact', 'SELECT')
     AND has_column_privilege('contact', 'phone_key', 'INSERT')
     AND has_column_privilege('contact', 'linked_id', 'UPDATE')
-    AND has_sequence_privilege('contact_id_seq', 'USAGE, UPDATE')
+    AND has_sequence_privilege(pg_get_serial_sequence('contact', 'id'), 'USAGE')
     AND has_table_privilege('writer_lane', 'UPDATE, DELETE, TRUNCATE')
+"""
+_MAY_MOVE_IDS = "SELECT has_sequence_privilege(pg_get_serial_sequence('contact', 'id'), 'UPDATE')"
+# No ids up to the highest that any contact has are drawn again. Ids that are drawn meanwhile may be drawn twice: the
+# transaction that comes second is retried.
+_MOVE_IDS = """
+WITH ids AS MATERIALIZED (
+    SELECT pg_get_serial_sequence('contact', 'id')::regclass AS sequence, max(id) AS highest FROM contact
+)
+SELECT setval(sequence, highest) FROM ids WHERE highest > coalesce(pg_sequence_last_value(sequence), 0)
+"""
+# Whether a constraint of that name is about the ids of contacts.
+_IS_ABOUT_IDS = """
+SELECT EXISTS (
+    SELECT FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid AND attnum = conkey[1]
+    WHERE conrelid = to_regclass('contact') AND conname = $1 AND contype IN ('p', 'u') AND attname = 'id'
+)
 """
 _SERVER = """
 SELECT current_setting('server_version_num')::int AS version, current_setting('server_encoding') AS encoding,
@@ -74,10 +92,46 @@ async def require_grants(connection: Connection) -> None:
         )
 
 
+async def require_parts(connection: Connection) -> None:
+    """Raise SchemaMismatch, which names what is missing, unless the database has every part of the schema."""
+    if missing := await missing_parts(connection):
+        named = "; ".join(map(str, missing))
+        raise SchemaMismatch(f"the database lacks parts of recon's schema ({named}); `recon schema --apply` adds them")
+
+
+async def warn_of_grants(connection: Connection) -> None:
+    """Log when this role can serve, but not recover from ids that another program has given explicitly."""
+    if not await connection.fetchval(_MAY_MOVE_IDS):
+        log.warning(
+            "this role may not move the sequence of contact.id past ids that another program gives explicitly: "
+            "run `recon schema --apply --grant ROLE` as the tables' owner"
+        )
+
+
+async def skip_taken_ids(connection: Connection, constraint: str | None) -> bool:
+    """Whether the violated constraint is about ids; then the sequence is moved past all ids, for the next try.
+
+    Another program may have inserted contacts with explicit ids and left the sequence where it was. Raises
+    SchemaMismatch when this role may not move it.
+    """
+    if not await connection.fetchval(_IS_ABOUT_IDS, constraint):
+        return False
+    try:
+        # Not serializable, as sessions are: it would conflict with every insert.
+        async with connection.transaction(isolation="read_committed"):
+            await connection.execute(_MOVE_IDS)
+    except asyncpg.InsufficientPrivilegeError:
+        raise SchemaMismatch(
+            "another program has given contacts explicit ids, and this role may not move the sequence of contact.id "
+            "past them: run `recon schema --apply --grant ROLE` as the tables' owner"
+        ) from None
+    return True
+
+
 def grants(role: str) -> str:
     """The statements that let `role` serve."""
-    quoted = role.replace('"', '""')
-    return GRANTS.format(role=f'"{quoted}"')
+    quoted, literal = role.replace('"', '""'), role.replace("'", "''")
+    return GRANTS.format(role=f'"{quoted}"', literal=f"'{literal}'")
 
 
 async def apply_grants(connection: Connection, role: str) -> None:
@@ -117,6 +171,40 @@ async def apply_schema(connection: Connection) -> bool:
         else:
             return True
     raise SchemaMismatch("the schema could not be created: others keep changing it")
+
+
+async def repair_schema(connection: Connection) -> list[str]:
+    """Add what is missing of the schema, under free names, and move the sequence past all ids; what was done.
+
+    It drops and changes nothing. Raises SchemaMismatch when a part cannot be added.
+    """
+    async with connection.transaction():
+        try:
+            await connection.execute("LOCK TABLE contact IN SHARE ROW EXCLUSIVE MODE")  # one repair at a time
+        except asyncpg.InsufficientPrivilegeError:
+            await require_parts(connection)
+            return []
+        missing = await missing_parts(connection)
+        for part in missing:
+            await _add(connection, part)
+        done = [f"added: {part}" for part in missing]
+        if await connection.fetch(_MOVE_IDS):
+            done.append("moved the sequence of contact.id past the highest id")
+        return done
+
+
+async def _add(connection: Connection, part: Part) -> None:
+    try:
+        await connection.execute(part.statements)
+    except asyncpg.IntegrityConstraintViolationError:
+        why = "rows of the table contact violate it; `recon check` finds most of them"
+    except (asyncpg.DuplicateColumnError, asyncpg.InvalidTableDefinitionError):
+        why = "there is one that is defined in another way"
+    except asyncpg.PostgresError as error:
+        why = f"SQLSTATE {error.sqlstate}, {type(error).__qualname__}"
+    else:
+        return
+    raise SchemaMismatch(f"this part of recon's schema could not be added: {part}: {why}")
 
 
 def _comment(version: int) -> str:

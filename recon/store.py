@@ -161,7 +161,7 @@ _LINK = """
 CHANGE_CONTACTS = f"""
 WITH
     new AS MATERIALIZED (
-        SELECT said.*, nextval('contact_id_seq') AS id
+        SELECT said.*, nextval((SELECT pg_get_serial_sequence('contact', 'id')::regclass)) AS id
         FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::int[])
             WITH ORDINALITY AS said (email, phone_number, phone_key, linked_id, linked_place, place)
     ),

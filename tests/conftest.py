@@ -23,7 +23,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from recon.app import create_app
-from recon.schema import SCHEMA
+from recon.definitions import SCHEMA
 from recon.settings import Settings
 
 RECON = Path(sys.executable).with_name("recon")

@@ -248,8 +248,8 @@ async def test_a_request_that_the_database_refuses_fails_alone(database_url: str
 
 async def test_what_no_request_is_to_blame_for_is_not_split(database_url: str) -> None:
     """On PostgreSQL: with a column gone every request fails, once, and not in ever smaller batches."""
-    await execute(database_url, "ALTER TABLE contact RENAME COLUMN updated_at TO changed_at")
     async with Database(database_url).opened() as database:
+        await execute(database_url, "ALTER TABLE contact RENAME COLUMN updated_at TO changed_at")
         tried = []
         identify = Identify(database)
         write = identify.write

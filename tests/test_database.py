@@ -10,10 +10,11 @@ from conftest import at_database, execute, fetch
 from recon import invariants
 from recon.connecting import apply_schema_to
 from recon.database import Connection, Database
+from recon.definitions import SCHEMA
 from recon.errors import OutcomeUnknown, RetriesExhausted, SchemaMismatch, Unavailable
 from recon.identifiers import Identifiers
 from recon.identify import Identify
-from recon.schema import SCHEMA, apply_schema
+from recon.schema import apply_schema
 
 
 @pytest.fixture
@@ -300,18 +301,21 @@ async def test_many_may_apply_the_schema_at_once(bare_database_url: str) -> None
     """Several processes that start on an empty database all come up, and the schema is there, once."""
     made = await asyncio.gather(*(apply_schema_to(bare_database_url) for _ in range(8)))
 
-    # Who found it missing and came second has run it for nothing; that harms nobody.
-    assert any(made)
-    assert await apply_schema_to(bare_database_url) is False
+    assert sorted(made) == [[]] * 7 + [["the schema was applied"]]
+    assert await apply_schema_to(bare_database_url) == []
     tables = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
     assert [row["relname"] for row in await fetch(bare_database_url, tables)] == ["contact", "writer_lane"]
 
 
-async def test_the_schema_can_be_run_again(database_url: str) -> None:
-    """Running schema.sql on a database that has it changes nothing and loses nothing."""
-    await execute(database_url, INSERT, SCHEMA)
+async def test_the_schema_is_not_run_twice(database_url: str) -> None:
+    """Running schema.sql on a database that has it fails and changes nothing."""
+    await execute(database_url, INSERT)
+
+    with pytest.raises(asyncpg.DuplicateTableError):
+        await execute(database_url, SCHEMA)
 
     assert len(await fetch(database_url, "SELECT FROM contact")) == 1
+    assert len(await fetch(database_url, "SELECT FROM pg_index WHERE indrelid = 'contact'::regclass")) == 5
 
 
 @pytest.mark.parametrize(

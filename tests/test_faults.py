@@ -18,8 +18,8 @@ from faults import FAULTS, REQUESTS, Fleet, fleet, survived, until_well
 from postgres import Cut, Postgres, postgres, suspended
 
 from recon.database import Connection, Database
+from recon.definitions import SCHEMA
 from recon.errors import Unavailable
-from recon.schema import SCHEMA
 
 ROUNDS = int(os.environ.get("RECON_TEST_FAULTS", "1"))  # how often each fault comes; more for a soak
 WELL = 5  # seconds after a fault in which everything must be well again

@@ -12,7 +12,7 @@ from conftest import execute
 
 from recon import store
 from recon.database import SESSION
-from recon.schema import SCHEMA
+from recon.definitions import SCHEMA
 
 SEED = """
 INSERT INTO contact (email, phone_number, link_precedence, linked_id)
