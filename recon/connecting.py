@@ -186,13 +186,14 @@ def is_unavailability(error: asyncpg.PostgresError) -> bool:
 class Outage:
     """Logs why recon cannot use the database: each cause at once, and again every 30 seconds while it lasts."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._logged: dict[str, float] = {}  # each cause, and when it was logged last
         self._lasts = False
 
     def report(self, error: ReconError) -> None:
         """Log why recon cannot use the database, unless the log has the same line from just now."""
-        cause = error.reason if isinstance(error, Unreachable) else str(error)
+        cause = error.reason if isinstance(error, Unreachable) else f"{server_of(self._url)}: {error}"
         now = _now()
         if now - self._logged.get(cause, -REPEAT) >= REPEAT:
             # Kept when the outage is over: causes that come and go must not fill the log.

@@ -119,7 +119,7 @@ class Database:
         self._transaction_timeout = transaction_timeout
         self._ready = False
         self._why_not_ready: str | None = None
-        self._outage = Outage()
+        self._outage = Outage(url)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Database"]:

@@ -211,8 +211,8 @@ def test_the_cause_is_logged_again_after_30_seconds(
     now = 1000.0
     monkeypatch.setattr(connecting, "_now", lambda: now)
     caplog.set_level("INFO")
-    outage = Outage()
-    outage.end()
+    outage = Outage("postgresql://u@db/d")
+    outage.end()  # of nothing
     for seconds, why in ((0, "a"), (1, "a"), (1, "b"), (28, "a"), (29.9, "a"), (30, "a"), (30.5, "b"), (31, "b")):
         now = 1000 + seconds
         outage.report(Unreachable(why))
