@@ -1,6 +1,7 @@
 """The layout: who may import whom, and that no module has grown past one noun."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,17 @@ def test_a_library_stays_where_it_belongs(library: str) -> None:
     users = {module for module in MODULES if library in {name.split(".")[0] for name in imported(module)}}
 
     assert users == CONFINED[library]
+
+
+# These two start tasks for single batches and connections themselves.
+STARTS_TASKS = {"background", "coalesce", "connections"}
+
+
+def test_tasks_are_started_in_one_place() -> None:
+    """No other module starts a task that could end without a line in the log."""
+    starting = re.compile(r"\b(create_task|ensure_future|TaskGroup)\(")
+
+    assert {name for name in MODULES if starting.search((RECON / f"{name}.py").read_text())} <= STARTS_TASKS
 
 
 @pytest.mark.parametrize("module", PURE)
