@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from recon import metrics
+from recon.background import run_once
 from recon.contention import Held
 from recon.database import may_be_one_requests_fault
 from recon.deadlines import Deadlines
@@ -92,6 +93,7 @@ class Lane:
         large: "Lane | None" = None,
         row_queues: "RowQueues | None" = None,
     ) -> None:
+        self._name = name
         self._work = work
         self._limit = limit
         self._deadlines = deadlines
@@ -124,7 +126,7 @@ class Lane:
 
     def _start(self) -> None:
         self._taker = True
-        self._running.add(asyncio.create_task(self._run()))
+        self._running.add(run_once(f"the batches of the lane {self._name}", self._run()))
 
     async def _run(self) -> None:
         try:
@@ -223,7 +225,6 @@ class RowQueues:
         self._limit = limit
         self._connections = asyncio.Semaphore(at_once)
         self._rows: dict[int, list[tuple[Entry, Callable[[Entry], None]]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def enqueue(self, row: int, entry: Entry, back: Callable[[Entry], None]) -> None:
         """Call `back` with the entry when the row is free, unless its deadline is earlier."""
@@ -232,9 +233,7 @@ class RowQueues:
             return
         if row not in self._rows:
             self._rows[row] = []
-            task = asyncio.create_task(self._run(row))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            run_once(f"the wait for contact {row}", self._run(row))
         self._rows[row].append((entry, back))
 
     async def _run(self, row: int) -> None:

@@ -45,15 +45,17 @@ class Deadlines:
         self._changing.difference_update(futures)
 
     def _end_tick(self) -> None:
-        self._older.append(self._new)
-        self._new = []
-        # Only what is not answered is kept, so that memory is bounded by that.
-        self._older = deque([future for future in futures if not future.done()] for futures in self._older)
-        if len(self._older) == _TICKS:
-            for future in self._older.popleft():
-                future.set_exception(OutcomeUnknown() if future in self._changing else DeadlineExceeded())
-        self._ticking = any(self._older)
-        if self._ticking:
-            asyncio.get_running_loop().call_later(self._tick, self._end_tick)
-        else:
-            self._older.clear()
+        try:
+            self._older.append(self._new)
+            self._new = []
+            # Only what is not answered is kept, so that memory is bounded by that.
+            self._older = deque([future for future in futures if not future.done()] for futures in self._older)
+            if len(self._older) == _TICKS:
+                for future in self._older.popleft():
+                    future.set_exception(OutcomeUnknown() if future in self._changing else DeadlineExceeded())
+        finally:  # whatever happens to one future, the time of the others goes on
+            self._ticking = any(self._older)
+            if self._ticking:
+                asyncio.get_running_loop().call_later(self._tick, self._end_tick)
+            else:
+                self._older.clear()

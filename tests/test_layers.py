@@ -101,7 +101,7 @@ def test_a_library_stays_where_it_belongs(library: str) -> None:
 
 
 # These two start tasks for single batches and connections themselves.
-STARTS_TASKS = {"background", "coalesce", "connections"}
+STARTS_TASKS = {"background", "connections"}
 
 
 def test_tasks_are_started_in_one_place() -> None:
