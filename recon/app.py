@@ -9,10 +9,11 @@ from recon import access, background, middleware, openapi, ops
 from recon.coalesce import coalesced, plain
 from recon.database import Database
 from recon.deadlines import Deadlines
+from recon.hosts import Hosts
 from recon.identify import Identify
 from recon.keys import Keys, keys_of
 from recon.routes import identify_handler
-from recon.settings import Settings, database_url, origins
+from recon.settings import Settings, allowed_hosts, database_url, origins
 
 DATABASE = web.AppKey("database", Database)
 CLOSING = web.AppKey("closing", asyncio.Event)  # set when the process is about to end
@@ -54,11 +55,18 @@ def create_app(settings: Settings) -> web.Application:
     app[CLOSING] = closing
     app.cleanup_ctx.append(_database)
     app.on_response_prepare.append(middleware.sign)
-    app.add_routes(access.to_origins(origins(settings), middleware.routed(routes, closing)))
+    app.add_routes(access.to_origins(origins(settings), middleware.routed(routes, closing, _hosts(settings, keys))))
     if keys is not None:
         app[KEYS] = keys
         app.cleanup_ctx.append(_keys)
     return app
+
+
+def _hosts(settings: Settings, keys: Keys | None) -> Hosts | None:
+    """The hosts that a request may name, or None if every host may be named."""
+    if settings.allowed_hosts is None and (keys is not None or settings.allow_anonymous):
+        return None
+    return Hosts(allowed_hosts(settings))
 
 
 def make_database(settings: Settings) -> Database:

@@ -4,6 +4,7 @@
     ├── InvalidRequest      the caller's mistake
     ├── Unauthorized        nobody knows who asks
     ├── Forbidden           who asks may not
+    ├── ForeignHost         the request is for a host that recon does not serve
     ├── Misconfigured       the operator's mistake
     ├── SchemaMismatch      the database is not one that this version can serve
     └── Unavailable         nobody's mistake: try again later
@@ -56,6 +57,12 @@ class Forbidden(ReconError):
     """The API key that came with the request is for something else."""
 
     code = "forbidden"
+
+
+class ForeignHost(ReconError):
+    """recon does not serve the host that the request names; --allowed-hosts adds hosts."""
+
+    code = "foreign-host"
 
 
 class Misconfigured(ReconError):

@@ -1,11 +1,13 @@
 """Where recon listens, and how: addresses, TLS, and that it is not open to everybody by mistake."""
 
+import asyncio
 import logging
+import os
 import ssl
 import stat
 from ipaddress import ip_address
 from pathlib import Path
-from socket import AI_PASSIVE, SOCK_STREAM, gaierror, getaddrinfo
+from socket import AI_PASSIVE, SOCK_STREAM, gaierror, getaddrinfo, socket
 
 from recon.errors import Misconfigured
 from recon.keys import keys_of
@@ -34,6 +36,17 @@ def _addresses(host: str) -> set[str]:
     except (gaierror, UnicodeError):
         raise Misconfigured(f"--host: {host} is neither an address of this machine nor a name of one") from None
     return {str(address[0]).partition("%")[0] for *_, address in found}
+
+
+async def sockets(settings: Settings) -> list[socket]:
+    """Bind a socket to each address of the settings' host; nothing is accepted yet."""
+    bound = await asyncio.get_running_loop().create_server(
+        asyncio.Protocol, settings.host, settings.port, start_serving=False
+    )
+    try:
+        return [socket(fileno=os.dup(each.fileno())) for each in bound.sockets]
+    finally:
+        bound.close()
 
 
 def at(host: str, port: int) -> str:

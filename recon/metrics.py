@@ -14,7 +14,9 @@ LATENCY = Histogram(
     ["route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-REFUSALS = Counter("recon_refused_requests", "Requests refused for want of an API key that allows them.", ["reason"])
+REFUSALS = Counter(
+    "recon_refused_requests", "Requests refused: no API key that allows them, or a foreign host.", ["reason"]
+)
 BATCH_SIZE = Histogram(
     "recon_batch_requests",
     "Requests that shared a transaction.",

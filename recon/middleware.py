@@ -6,18 +6,20 @@ import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any, cast
 
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import hdrs, web
 from pydantic_core import to_json
 
 from recon import metrics
-from recon.errors import FieldError, Forbidden, InvalidRequest, ReconError, Unauthorized, Unavailable
+from recon.errors import FieldError, Forbidden, ForeignHost, InvalidRequest, ReconError, Unauthorized, Unavailable
+from recon.hosts import Hosts
+from recon.logs import failures
 from recon.models import Problem
-from recon.response import SERVER
+from recon.response import LARGE, SERVER
+from recon.unsent import Sender
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -28,6 +30,7 @@ STATUS = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
+    ForeignHost: HTTPStatus.MISDIRECTED_REQUEST,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 RETRY_AFTER = "1"  # seconds
@@ -39,17 +42,24 @@ _REQUEST_ID = re.compile(r"(?!recon_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._-]{1,64}"
 KEY_NAME = web.RequestKey("key", str)  # the name of the API key that the request came with, for the log
 
 
-def routed(routes: Sequence[web.RouteDef], closing: asyncio.Event) -> Iterator[web.RouteDef]:
+# Probes reach these by whatever address they know, and they give no data away.
+FOR_EVERY_HOST = {"/healthz", "/readyz"}
+
+
+def routed(
+    routes: Sequence[web.RouteDef], closing: asyncio.Event, hosts: Hosts | None = None
+) -> Iterator[web.RouteDef]:
     """The routes with everything that is done around each request, and what answers 405 and 404 beside them.
 
-    Once `closing` is set, each answer ends its connection. Not a middleware of aiohttp's: each request would pay
-    for its chain of calls.
+    Once `closing` is set, each answer ends its connection. With `hosts`, others are refused. Not a middleware of
+    aiohttp's: each request would pay for its chain of calls.
     """
 
     def around(method: str, path: str, handler: Handler, **options: Any) -> web.RouteDef:
         label = "unknown" if "{" in path else path
         options = {"expect_handler": expectation} | options
-        return web.route(method, path, _around(label, handler, closing), **options)
+        checked = None if path in FOR_EVERY_HOST else hosts
+        return web.route(method, path, _around(label, handler, closing, checked), **options)
 
     methods: defaultdict[str, set[str]] = defaultdict(set)
     for route in routes:
@@ -67,27 +77,33 @@ def _refusing(error: type[web.HTTPException], *arguments: Any) -> Handler:
     return handler
 
 
-def _around(path: str, handler: Handler, closing: asyncio.Event) -> Handler:
+def _around(path: str, handler: Handler, closing: asyncio.Event, hosts: Hosts | None) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         """Answer the request, whatever happens, and leave a trace of it."""
         response: web.StreamResponse
+        wrong: Collection[FieldError] = ()
         started = time.perf_counter()
         request_id = request.headers.get(REQUEST_ID)
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = f"{random.getrandbits(128):032x}"
         try:
+            if hosts is not None and (request.headers.get(hdrs.HOST) not in hosts.known or request.raw_path[0] != "/"):
+                hosts.check(request)
             response = await handler(request)
         except web.HTTPException as error:
-            response = _problem_of_http(error)
+            response = problem_of_http(error)
         except ReconError as error:
+            wrong = error.errors if isinstance(error, InvalidRequest) else ()
             response = _problem_of(error)
         except Exception:
-            log.exception("a request failed", extra={"request_id": request_id})
+            if failures.may_be_logged():
+                log.exception("a request failed", extra={"request_id": request_id, **failures.left_out()})
             response = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "recon failed; the log says where.")
         response.headers[REQUEST_ID] = request_id
         if closing.is_set():
             response.force_close()
-        _record(request, path, response.status, time.perf_counter() - started, request_id)
+        seconds = time.perf_counter() - started
+        _record(request, path, response.status, seconds, request_id=request_id, wrong=wrong)
         return response
 
     return answer
@@ -125,71 +141,50 @@ _DETAILS = {
 }
 
 
-def _problem_of_http(error: web.HTTPException) -> web.Response:
+def problem_of_http(error: web.HTTPException) -> web.Response:
+    """Make the problem document of an error that aiohttp has a class for."""
     response = problem(error.status, _DETAILS.get(HTTPStatus(error.status)) or error.text)
     if error.status == HTTPStatus.REQUEST_TIMEOUT:
         response.force_close()  # the rest of the body may still come
-    if "Allow" in error.headers:
-        response.headers["Allow"] = error.headers["Allow"]
+    for name in ("Allow", "Accept-Encoding"):
+        if name in error.headers:
+            response.headers[name] = error.headers[name]
     return response
 
 
-def _record(request: web.Request, route: str, status: int, seconds: float, request_id: str) -> None:
+def _record(
+    request: web.Request, route: str, status: int, seconds: float, *, request_id: str, wrong: Collection[FieldError]
+) -> None:
     metrics.count_request(route, status, seconds)
     level = _LEVELS[status // 100]
-    if log.isEnabledFor(level) and (level == logging.DEBUG or _failures.may_be_logged()):
-        fields = {"request_id": request_id, "status": status, "ms": round(seconds * 1000, 1)} | _failures.left_out()
+    if log.isEnabledFor(level) and (level == logging.DEBUG or failures.may_be_logged()):
+        fields: dict[str, Any] = {
+            "request_id": request_id,
+            "status": status,
+            "ms": round(seconds * 1000, 1),
+        } | failures.left_out()
         if KEY_NAME in request:
             fields["key"] = request[KEY_NAME]
+        if wrong:
+            fields["errors"] = [f"{error.pointer}: {error.detail}" for error in wrong]
         # Only the route: a path or a query that somebody made up may hold anything.
         log.log(level, "%s %s", request.method, route, extra=fields)
 
-
-class _Failures:
-    """How many failed requests the log has had in this second, and how many it was spared.
-
-    In a storm a line for each that is refused would take more time than serving it: refusing must be cheap.
-    """
-
-    LINES_A_SECOND = 50
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._lines = 0
-        self._spared = 0
-
-    def may_be_logged(self) -> bool:
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._lines = second, 0
-        self._lines += 1
-        if self._lines <= self.LINES_A_SECOND:
-            return True
-        self._spared += 1
-        return False
-
-    def left_out(self) -> dict[str, int]:
-        """What the next line is to say of those that had none."""
-        if not self._spared:
-            return {}
-        spared, self._spared = self._spared, 0
-        return {"failures_not_logged_before": spared}
-
-
-_failures = _Failures()
 
 # By the first digit of the status.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.INFO, 5: logging.WARNING}
 
 
-async def sign(_: web.Request, response: web.StreamResponse) -> None:
+async def sign(request: web.Request, response: web.StreamResponse) -> None:
     """Put recon's name where aiohttp would put its own, in whatever is answered.
 
     And a problem document where aiohttp answers by itself, to a target that is no path and so meets no route: `*`.
     """
     response.headers["Server"] = SERVER
+    if isinstance(request.protocol, Sender) and (response.content_length or 0) >= LARGE:
+        asyncio.get_running_loop().call_soon(request.protocol.count_unsent)  # as soon as it was written
     if isinstance(response, web.HTTPException):
-        told = _problem_of_http(response)
+        told = problem_of_http(response)
         response.body, response.content_type, response.charset = told.body, told.content_type, None
         response.headers["Content-Length"] = str(len(cast("bytes", told.body)))
 
@@ -201,27 +196,3 @@ async def expectation(request: web.Request) -> web.StreamResponse | None:
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # that was not yet the answer
     return None
-
-
-def protocol_error(
-    _protocol: web.RequestHandler,
-    request: web.BaseRequest,
-    status: int = 500,
-    exc: BaseException | None = None,
-    message: str | None = None,  # noqa: ARG001 (aiohttp passes it; it quotes the rubbish)
-) -> web.StreamResponse:
-    """Answer what never became a request (rubbish on the socket) with a problem document as well.
-
-    Takes the place of aiohttp's own, which answers in plain text, quotes the rubbish and logs it.
-    """
-    if request.writer.output_size > 0:
-        raise ConnectionError("the answer has been begun; it cannot become an error")
-    known = isinstance(exc, HttpProcessingError)
-    if not known:
-        log.error("not answered as a request", exc_info=exc)
-    elif _failures.may_be_logged():
-        log.info("not answered as a request", extra=_failures.left_out())
-    response = problem(status, "This is not HTTP as recon understands it." if known else None)
-    response.headers["Server"] = SERVER
-    response.force_close()
-    return response

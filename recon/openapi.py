@@ -43,7 +43,10 @@ _PROBLEMS = {
     403: "The API key is for something else.",
     408: "The body did not arrive in time.",
     413: "The body is larger than the server takes.",
-    415: "The body is not declared as JSON in UTF-8.",
+    414: "The request's target is too long.",
+    415: "The body is not declared as JSON in UTF-8, or is compressed with something else than gzip or deflate.",
+    421: "recon does not serve the host that the request names.",
+    431: "The request's head is too large.",
     503: "The database is away or too much is waiting. Nothing is lost by sending the request again.",
 }
 
@@ -80,7 +83,12 @@ def document(*, with_keys: bool = False, strict: bool = False) -> dict[str, Any]
                 )
             },
             "/metrics": {
-                "get": _get("metrics", "Figures for Prometheus", _content("Metrics.", "text/plain", {"type": "string"}))
+                "get": _get(
+                    "metrics",
+                    "Figures for Prometheus",
+                    _content("Metrics.", "text/plain", {"type": "string"}),
+                    _problems(421),
+                )
             },
         },
         "components": {"schemas": schemas["$defs"]},
@@ -115,7 +123,7 @@ def _identify() -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": _ref("IdentifyRequest"), "examples": _REQUEST_EXAMPLES}},
         },
-        "responses": {"200": answer} | _problems(400, 408, 413, 415, 503),
+        "responses": {"200": answer} | _problems(400, 408, 413, 414, 415, 421, 431, 503),
     }
 
 

@@ -4,7 +4,20 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 
+from recon.unsent import Sender
+
 SERVER = "recon"  # instead of the libraries' names and versions
+# Bytes from which a body is written apart from its head instead of being copied behind it. Below, a second system call
+# takes longer than the copy.
+LARGE = 65_536
+
+
+def unsupported_encoding() -> web.HTTPUnsupportedMediaType:
+    """Make the error for a Content-Encoding that recon does not decode, whatever the libraries could."""
+    return web.HTTPUnsupportedMediaType(
+        text="The body may be compressed with gzip or deflate, or not at all.",
+        headers={"Accept-Encoding": "gzip, deflate"},
+    )
 
 
 class JsonResponse(web.StreamResponse):
@@ -14,6 +27,7 @@ class JsonResponse(web.StreamResponse):
     chunks, listeners.
     """
 
+    _protocol: object
     _writer: AbstractStreamWriter
 
     def __init__(self, body: bytes) -> None:
@@ -28,6 +42,7 @@ class JsonResponse(web.StreamResponse):
             self.headers["Connection"] = "close"
         elif request.version.minor == 0:
             self.headers["Connection"] = "keep-alive"
+        self._protocol = request.protocol
         self._writer = request.writer
         return self._writer
 
@@ -38,4 +53,20 @@ class JsonResponse(web.StreamResponse):
             f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(self._json)}\r\n"
             f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER}\r\n{more}\r\n"
         )
-        await self._writer.write_eof(head.encode() + self._json + data)
+        if len(self._json) < LARGE:
+            await self._writer.write_eof(head.encode() + self._json + data)
+        else:
+            await self._write_large(head.encode())
+
+    async def _write_large(self, head: bytes) -> None:
+        sender = self._protocol if isinstance(self._protocol, Sender) else None
+        if sender is not None:
+            sender.shared = self._json
+        await self._writer.write(head)
+        await self._writer.write(self._json)
+        if sender is not None:
+            sender.count_unsent()
+        await self._writer.write_eof()
+        await self._writer.drain()
+        if sender is not None:
+            sender.shared = None

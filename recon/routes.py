@@ -1,20 +1,21 @@
 """POST /identify: body → model → identify → JSON."""
 
-import json
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from recon.errors import FieldError, InvalidRequest
 from recon.identifiers import Identifiers, check_email_syntax, check_phone_syntax, plain_key, regional_key
 from recon.identify import Answer
 from recon.models import IdentifyRequest, StrictIdentifyRequest
-from recon.response import JsonResponse
+from recon.response import JsonResponse, unsupported_encoding
 from recon.settings import Settings
 
 _EXPECTED = {"email": "must be a string or null", "phoneNumber": "must be a string, a whole number or null"}
 _JSON = "application/json"
+_ENCODINGS = {"gzip", "deflate", "identity"}
 _UTF_8 = {"utf-8", "utf8", "us-ascii"}
 _NOTHING_GIVEN = "must have an email or a phoneNumber"
 _UNKNOWN_FIELD = "must have no fields other than email and phoneNumber"
@@ -58,15 +59,28 @@ def parse(body: bytes, model: type[IdentifyRequest] = IdentifyRequest) -> Identi
 
 
 def _refuse_constants(body: bytes) -> None:
-    """Refuse the bare words NaN and Infinity, which pydantic lets pass and JSON does not have."""
+    """Refuse NaN and Infinity, which JSON does not have.
 
-    def refuse(_: str) -> None:
-        raise InvalidRequest([FieldError("", "is not JSON: it has no NaN and no Infinity")])
-
+    The model's own parsing lets them pass in fields that it ignores, and has no setting for that.
+    """
     try:
-        json.loads(body, parse_constant=refuse)
-    except (ValueError, RecursionError):
-        return  # pydantic says better what is wrong with it
+        from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest([FieldError("", _json_error(str(error)))]) from None
+
+
+# What pydantic's parser says of JSON that is valid, but more than it takes. The rest of its message is the place.
+_BEYOND = {
+    "recursion limit exceeded": "is nested too deeply",
+    "number out of range": "has a number that is too long",
+}
+
+
+def _json_error(message: str) -> str:
+    for beyond, detail in _BEYOND.items():
+        if message.startswith(beyond):
+            return detail + message.removeprefix(beyond)
+    return f"is not JSON: {message}"
 
 
 def _field_errors(error: ValidationError) -> list[FieldError]:
@@ -77,7 +91,7 @@ def _field_errors(error: ValidationError) -> list[FieldError]:
             continue
         field = str(item["loc"][0]) if item["loc"] else ""
         if item["type"] == "json_invalid":
-            detail = f"is not JSON: {item['ctx']['error']}"
+            detail = _json_error(item["ctx"]["error"])
         elif item["type"] == "value_error":
             detail = str(item["ctx"]["error"])
         elif field:
@@ -105,6 +119,9 @@ def _check_syntax(said: IdentifyRequest, region: str | None) -> None:
 
 
 def _require_json(request: web.Request) -> None:
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING)
+    if encoding is not None and encoding.lower() not in _ENCODINGS:
+        raise unsupported_encoding()
     if request.headers.get("Content-Type") == _JSON:  # nearly always: then there is nothing to parse
         return
     kind = request.content_type

@@ -4,12 +4,12 @@ import asyncio
 import gc
 import logging
 import signal
-import ssl
+import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import uvloop
-from aiohttp import web
 from aiohttp.worker import GunicornUVLoopWebWorker
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
@@ -20,7 +20,6 @@ from recon.app import create_app, make_database
 from recon.connections import BACKLOG, Runner, allow_files
 from recon.errors import Unavailable
 from recon.keys import wait_until_valid
-from recon.middleware import protocol_error
 from recon.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,8 +27,6 @@ log = logging.getLogger(__name__)
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests in flight."""
-    # aiohttp has no other hook for what fails before there is a request.
-    web.RequestHandler.handle_error = protocol_error  # type: ignore[assignment,method-assign]
     settings = allow_files(settings)
     if settings.workers == 1:
         uvloop.run(_serve(settings))
@@ -39,23 +36,21 @@ def serve(settings: Settings) -> None:
         _Gunicorn(settings).run()
 
 
-def _runner(settings: Settings) -> web.AppRunner:
+def _runner(settings: Settings, sockets: Sequence[socket.socket]) -> Runner:
     # What has been loaded by now stays, and requests leave hardly any cycles behind: looking for them as often
     # as is usual takes a twentieth of the time.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    return Runner(create_app(settings), settings)
+    return Runner(create_app(settings), settings, sockets, listening.tls(settings))
 
 
 async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    runner = _runner(settings)
+    runner = _runner(settings, await listening.sockets(settings))
     try:
         await runner.setup()
-        tls = listening.tls(settings)
-        await web.TCPSite(runner, settings.host, settings.port, ssl_context=tls).start()
         where = listening.url(settings, *runner.addresses[0][:2])
         log.info("serving on %s (API documentation at /docs)", where)
         await stop.wait()
@@ -73,12 +68,11 @@ class _Logger(Logger):  # type: ignore[misc]
 
 
 class _Worker(GunicornUVLoopWebWorker):
-    """aiohttp's worker, which would make a TLS context of its own that takes any version."""
+    """aiohttp's worker, which leaves it to the runner to serve the sockets."""
 
-    @staticmethod
-    def _create_ssl_context(cfg: Any) -> ssl.SSLContext:
-        context: ssl.SSLContext = cfg.ssl_context(cfg, None)
-        return context
+    def __init__(self, age: int, ppid: int, sockets: Sequence[Any], app: "_Gunicorn", *others: Any) -> None:
+        super().__init__(age, ppid, [], app, *others)
+        app.sockets = sockets
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
@@ -86,6 +80,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.sockets: Sequence[Any] = []  # that a worker serves
         super().__init__()
 
     def load_config(self) -> None:
@@ -94,9 +89,6 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "bind": listening.at(settings.host, settings.port),
             "workers": settings.workers,
             "worker_class": _Worker,
-            "certfile": settings.tls_cert and str(settings.tls_cert),
-            "keyfile": settings.tls_key and str(settings.tls_key),
-            "ssl_context": lambda _config, _default: listening.tls(settings),
             "graceful_timeout": max(1, round(settings.shutdown_timeout)),
             "backlog": BACKLOG,
             "control_socket_disable": True,
@@ -113,8 +105,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        async def runner() -> web.AppRunner:
+        async def runner() -> Runner:
             await wait_until_valid(self._settings)
-            return _runner(self._settings)
+            return _runner(self._settings, self.sockets)
 
         return runner

@@ -33,7 +33,7 @@ GROUPS = {
 _SHORTEST, _LONGEST = 0.001, 86_400  # seconds
 Seconds = Annotated[float, Field(ge=_SHORTEST, le=_LONGEST)]
 _MOST_CONNECTIONS = 1_000_000  # Linux lets a process open 1,048,576 files unless told otherwise
-_LONGEST_HEADER = 2**20  # bytes; aiohttp's parser counts in a C integer, and a larger number stops every connection
+_LARGEST_HEAD = 2**20  # bytes; aiohttp's parser counts in a C integer, and a larger number stops every connection
 
 
 def _database_url(url: SecretStr) -> SecretStr:
@@ -54,6 +54,13 @@ def _origins(origins: str) -> str:
         if not re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", origin):
             raise ValueError("must be origins such as https://shop.example, without a path")
     return origins
+
+
+def _hosts(hosts: str) -> str:
+    for host in hosts.replace(",", " ").split():
+        if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host):
+            raise ValueError("must be host names such as shop.example, without a port or a path")
+    return hosts
 
 
 class Settings(BaseSettings):
@@ -87,6 +94,12 @@ class Settings(BaseSettings):
     )
     allow_anonymous: bool = Field(
         False, description="Listen beyond this machine without keys: everybody who gets through may ask everything."
+    )
+    allowed_hosts: Annotated[str, AfterValidator(_hosts)] | None = Field(
+        None,
+        description="Host names (recon.shop.example, …) that a request may name in its Host header besides localhost "
+        "and loopback addresses, separated by commas or blanks; others get a 421. Without keys and without "
+        "--allow-anonymous, only the latter are served.",
     )
     tls_cert: Path | None = Field(None, description="Certificate, with its chain, to serve https with; PEM.")
     tls_key: Path | None = Field(None, description="The certificate's key; PEM, not encrypted.")
@@ -123,17 +136,30 @@ class Settings(BaseSettings):
         le=_MOST_CONNECTIONS,
         description="Most connections of a process; more get a 503, and before that idle ones are closed.",
     )
-    head_timeout: Seconds = Field(10, description="Seconds a new connection has to send the head of a request.")
+    head_timeout: Seconds = Field(
+        10,
+        description="Seconds a client has to send the head of a request, from its first byte; for the first head of a "
+        "connection, from the time at which it was accepted; and for the TLS handshake.",
+    )
     body_timeout: Seconds = Field(10, description="Seconds a request has to send its body; then it gets a 408.")
     send_timeout: Seconds = Field(30, description="Seconds a client has to take an answer that it lets wait.")
     keepalive_timeout: Seconds = Field(
         75,
         description="Seconds a connection is kept from an answer to the next head; longer than a proxy in front does.",
     )
-    max_header: int = Field(
-        8190, ge=1024, le=_LONGEST_HEADER, description="Longest line of a request's head, in bytes; it may have 128."
+    max_head: int = Field(
+        32_768,
+        ge=1024,
+        le=_LARGEST_HEAD,
+        description="Largest head of a request (its target and header fields), in bytes. A head may have 128 fields.",
     )
     max_body: int = Field(65_536, ge=1024, description="Largest request body, in bytes.")
+    max_unsent: int = Field(
+        134_217_728,
+        ge=1_048_576,
+        description="Most bytes of answers that wait in a process's memory for clients to take them; beyond that, the "
+        "connections of the slowest readers are closed.",
+    )
     shutdown_timeout: float = Field(
         8,
         ge=0,
@@ -156,3 +182,8 @@ def database_url(settings: Settings) -> str:
 def origins(settings: Settings) -> frozenset[str]:
     """The settings' origins, one by one."""
     return frozenset((settings.cors_origins or "").replace(",", " ").split())
+
+
+def allowed_hosts(settings: Settings) -> frozenset[str]:
+    """The settings' hosts besides loopback, one by one."""
+    return frozenset((settings.allowed_hosts or "").lower().replace(",", " ").split())

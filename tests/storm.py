@@ -70,8 +70,8 @@ class _Client(asyncio.Protocol):
         self._started = time.perf_counter()
         self._storm.figures.offered += 1
         self._transport.write(
-            b"POST /identify HTTP/1.1\r\nHost: recon\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-            % (len(body), body)
+            b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
 
     def data_received(self, data: bytes) -> None:
@@ -170,7 +170,7 @@ async def probe(port: int, said: bytes = b'{"email": "probe@storm.example"}') ->
     started = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        head = b"POST /identify HTTP/1.1\r\nHost: recon\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        head = b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
         writer.write(head + b"Content-Length: %d\r\n\r\n%s" % (len(said), said))
         answer = await reader.read()
     finally:

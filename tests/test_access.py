@@ -111,7 +111,9 @@ async def test_no_answer_names_a_library(start_recon: StartRecon, database_url: 
         head, sep, body = asked.partition(b"\r\n{")
         async with asyncio.timeout(10):
             reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
-            writer.write(head.removesuffix(b"\r\n") + b"\r\nHost: x\r\nConnection: close\r\n\r\n" + sep[2:] + body)
+            writer.write(
+                head.removesuffix(b"\r\n") + b"\r\nHost: localhost\r\nConnection: close\r\n\r\n" + sep[2:] + body
+            )
             answer = (await reader.read()).lower()
             writer.close()
 

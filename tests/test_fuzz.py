@@ -149,7 +149,7 @@ class Attack:
             good = Connection(*await asyncio.open_connection("127.0.0.1", self.port))
             connections = [Connection(*await asyncio.open_connection("127.0.0.1", self.port)) for _ in batch]
             for connection in connections:  # so that recon has let them in
-                connection.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 await connection.answer()
             wires = [re.sub(NUMBER, self._number, case.wire) for case in batch]
             for pieces in itertools.zip_longest(*map(Case.pieces, batch, wires), fillvalue=b""):

@@ -423,7 +423,10 @@ async def test_a_body_is_not_waited_for(expect: bytes, start_recon: StartRecon, 
     """Who may not ask is told so before the body is there, and is not told to send it."""
     env = os.environ | {"RECON_API_KEYS": ENTRY}
     process = start_recon("--database-url", database_url, env=env)
-    head = b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 13\r\n" + expect
+    head = (
+        b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 13\r\n"
+        + expect
+    )
 
     async with asyncio.timeout(5):
         reader, writer = await asyncio.open_connection("127.0.0.1", process.port)

@@ -17,7 +17,7 @@ from conftest import StartRecon, everything, fetch, recon
 from storm import idle_connections, many_files, probe, storm
 
 MB = 1024 * 1024
-POST = b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST = b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +117,7 @@ async def _never_reads(port: int) -> None:
     """Ask for much on one connection, read nothing, and return once it is closed."""
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        client.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
         closed = lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # noqa: E731
         while not closed():
             await asyncio.sleep(0.05)
@@ -126,7 +126,7 @@ async def _never_reads(port: int) -> None:
 async def _idles(port: int) -> bytes:
     """What comes after an answer on a connection that asks for nothing more."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
     rest = await reader.read()
@@ -143,17 +143,19 @@ async def test_slow_clients(workers: int, start_recon: StartRecon, database_url:
     port = process.port
     slow = {
         "nothing": _drip(port, b"", b""),
-        "a head": _drip(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ", b"x"),
+        "a head": _drip(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ", b"x"),
         "a body": _drip(port, POST + b"Content-Length: 1000\r\n\r\n", b" "),
         "a body in chunks": _drip(port, POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
         "a body that nobody wants": _drip(
-            port, b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b" "
+            port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", b" "
         ),
         "a body without end": _drip(
             port, POST + b"Transfer-Encoding: chunked\r\n\r\n", b"8000\r\n%s\r\n" % (b" " * 32768)
         ),
         "a head without end": _drip(port, b"GET /", b"x" * 65536),
-        "pipelined rubbish": _drip(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 1000 + b"\0", b"\0" * 65536),
+        "pipelined rubbish": _drip(
+            port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000 + b"\0", b"\0" * 65536
+        ),
         "idle": _idles(port),
         "never reads": _never_reads(port),
     }
@@ -173,7 +175,7 @@ async def test_slow_clients(workers: int, start_recon: StartRecon, database_url:
     assert got["a body that nobody wants"].startswith(b"HTTP/1.1 200 ")
     # Who goes on sending may lose the answer with the connection.
     assert got["a body without end"].startswith(b"HTTP/1.1 413 ") or not got["a body without end"]
-    assert got["a head without end"].startswith(b"HTTP/1.0 400 ") or not got["a head without end"]
+    assert got["a head without end"].startswith(b"HTTP/1.0 414 ") or not got["a head without end"]
     assert got["pipelined rubbish"].startswith(b"HTTP/1.1 200 ") or not got["pipelined rubbish"]
     assert sum(each.memory_info().rss for each in _family(process.popen.pid)) < before + 100 * MB
     assert not [event for event in process.events() if event["level"] == "error"]
@@ -185,7 +187,7 @@ async def test_workers_share_the_connections(start_recon: StartRecon, database_u
     for _ in range(5):  # chance has a part in it
         connections = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", process.port) for _ in range(64)))
         for _, writer in connections:
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         for reader, _ in connections:
             await reader.readuntil(b"\r\n\r\n")
         shares = [len(worker.net_connections("tcp")) for worker in psutil.Process(process.popen.pid).children()]
@@ -255,7 +257,7 @@ async def test_the_log_has_so_many_failures_a_second(start_recon: StartRecon, da
 
     lines = [each for each in process.events() if each["event"] in {"POST /identify", "not answered as a request"}]
     assert len({line["event"] for line in lines}) == 2
-    assert len(lines) <= 50 * (seconds + 1)
+    assert len(lines) <= 25 + 25 * (seconds + 1)  # the bucket, and what comes back
     spared = sum(line.get("failures_not_logged_before", 0) for line in lines)
     assert 0 < spared <= sent - len(lines)
 
@@ -270,14 +272,25 @@ async def test_more_connections_than_files(start_recon: StartRecon, database_url
     # Fewer than recon reckoned with: as if libraries had opened some.
     psutil.Process(process.popen.pid).rlimit(psutil.RLIMIT_NOFILE, (100, 250))
 
-    with idle_connections(process.port, 300):
+    # The kernel may reset a connection that recon cannot accept for want of files.
+    with ExitStack() as stack:
+        for _ in range(300):
+            with suppress(ConnectionError):
+                stack.enter_context(socket.create_connection(("127.0.0.1", process.port), timeout=5))
         await asyncio.sleep(0.5)
         cpu = sum(psutil.Process(process.popen.pid).cpu_times()[:2])
         await asyncio.sleep(1)
         assert sum(psutil.Process(process.popen.pid).cpu_times()[:2]) - cpu < 0.5
-    deadline = time.monotonic() + 5
-    while (await probe(process.port))[0] != 200:
+    deadline = time.monotonic() + 10
+    while not await _is_served(process.port):
         assert time.monotonic() < deadline
+
+
+async def _is_served(port: int) -> bool:
+    """Whether a request gets a 200; its connection may be reset or closed while others are being closed."""
+    with suppress(ConnectionError, IndexError):
+        return (await probe(port))[0] == 200
+    return False
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -17,8 +17,8 @@ def request(version: str, *headers: str) -> bytes:
 @pytest.mark.parametrize(
     ("sent", "connection", "stays"),
     [
-        (request("HTTP/1.1", "Host: x"), None, True),
-        (request("HTTP/1.1", "Host: x", "Connection: close"), "close", False),
+        (request("HTTP/1.1", "Host: localhost"), None, True),
+        (request("HTTP/1.1", "Host: localhost", "Connection: close"), "close", False),
         (request("HTTP/1.0"), "close", False),
         (request("HTTP/1.0", "Connection: keep-alive"), "keep-alive", True),
     ],
@@ -50,7 +50,7 @@ async def test_an_answer_on_the_wire(
 async def test_nothing_tells_what_recon_is_made_of(target: str, client: "TestClient[Any, Any]") -> None:
     """Not even what aiohttp answers by itself names it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
-    writer.write(f"{target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    writer.write(f"{target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     answer = (await reader.read()).decode()
     writer.close()
 

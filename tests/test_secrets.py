@@ -182,12 +182,12 @@ def _rubbish(said: Said) -> Iterable[bytes]:
     key = said.shop.encode()
     yield one + b"\r\n\r\n"
     yield b"GET /" + one + b" HTTP/9.9.9\r\n\r\n"
-    yield b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization Bearer " + key + b"\r\n\r\n"
-    yield b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + key + b"\x00\r\n\r\n"
-    yield b"GET / HTTP/1.1\r\nHost: x\r\n" + number + b": " + one + b"\x01\r\n: \r\n\r\n"
-    yield b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Length: " + number + b"x\r\n\r\n"
+    yield b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization Bearer " + key + b"\r\n\r\n"
+    yield b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + key + b"\x00\r\n\r\n"
+    yield b"GET / HTTP/1.1\r\nHost: localhost\r\n" + number + b": " + one + b"\x01\r\n: \r\n\r\n"
+    yield b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + number + b"x\r\n\r\n"
     yield (
-        b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer "
+        b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer "
         + key
         + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
         + number

@@ -64,7 +64,9 @@ async def test_nobody_is_left_without_an_answer(workers: int, start_recon: Start
     """On SIGTERM, connections that are in use all the time end with an answer that says so, not in between."""
     process = start_recon("--database-url", database_url, "--workers", str(workers))
     body = json.dumps(EXAMPLE).encode()
-    request = b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    request = (
+        b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    )
     asked = asyncio.Semaphore(0)
 
     async def ask_until_told_to_leave() -> bool:
@@ -98,7 +100,7 @@ async def test_a_process_that_is_about_to_end_is_not_ready(start_recon: StartRec
     process.popen.send_signal(signal.SIGTERM)
     await until(lambda: _refuses(process.port), "no new connection is accepted")
     for (reader, writer), path in zip(connections, (b"/readyz", b"/healthz"), strict=True):
-        writer.write(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+        writer.write(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
         answers.append(await reader.read())
         writer.close()
 

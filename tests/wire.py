@@ -266,7 +266,7 @@ _HEADERS = st.sampled_from(
 @st.composite
 def _request(draw: st.DrawFn) -> bytes:
     headers, body = draw(_framed(draw(_BODIES)))
-    lines = [b"Host: x", b"Content-Type: " + draw(_TYPES), *headers]
+    lines = [b"Host: localhost", b"Content-Type: " + draw(_TYPES), *headers]
     for header in draw(st.lists(_HEADERS, max_size=1)):
         lines.insert(draw(st.integers(0, len(lines))), header)
     first = b" ".join([draw(_METHODS), draw(_TARGETS), draw(_VERSIONS)])
@@ -275,13 +275,13 @@ def _request(draw: st.DrawFn) -> bytes:
 
 def post(body: bytes) -> bytes:
     """A good request with a body."""
-    head = b"POST /identify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     return head % len(body) + body
 
 
 GOOD_REQUEST = post(GOOD)
 _READS = [
-    b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path
+    b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path
     for path in [b"/", b"/healthz", b"/readyz", b"/metrics", b"/openapi.json", b"/docs", b"/docs/start.js", b"/x"]
 ]
 _HIDDEN_REQUEST = post(b'{"email": "%s-%s"}' % (HIDDEN.encode(), NUMBER))
@@ -302,7 +302,11 @@ def _hiding(draw: st.DrawFn) -> bytes:
     )
     body = _chunks(_HIDDEN_REQUEST, [], b"", b"") if lengths == [chunked] else _HIDDEN_REQUEST
     method, target = draw(st.sampled_from([b"POST", b"GET", b"PUT", b"OPTIONS"])), draw(_TARGETS)
-    others = [b"Host: x", b"Content-Type: " + draw(_TYPES), *draw(st.lists(st.sampled_from(_FREE_HEADERS), max_size=1))]
+    others = [
+        b"Host: localhost",
+        b"Content-Type: " + draw(_TYPES),
+        *draw(st.lists(st.sampled_from(_FREE_HEADERS), max_size=1)),
+    ]
     return b"\r\n".join([b"%s %s HTTP/1.1" % (method, target), *others, *lengths, b"", body])
 
 

@@ -1,0 +1,81 @@
+"""The limit of the lines that clients cause."""
+
+import logging
+import random
+
+import pytest
+from conftest import StartRecon, everything, execute
+from test_protocol import BODY, POST
+
+from recon.logs import Failures
+
+
+class _Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_fifty_lines_in_any_second(seed: int) -> None:
+    """Whenever the lines come, no second has more than fifty, and those left out are all counted."""
+    chance = random.Random(seed)  # noqa: S311
+    clock = _Clock()
+    failures = Failures(clock)
+    times, told, asked = [], 0, 5000
+    for _ in range(asked):
+        clock.now += chance.choice([0, 0.0001, 0.01, 0.05 * chance.random(), 0.5 * (chance.random() < 0.01)])
+        if failures.may_be_logged():
+            times.append(clock.now)
+            told += failures.left_out().get("failures_not_logged_before", 0)
+    clock.now += 1
+    assert failures.may_be_logged()
+    told += failures.left_out().get("failures_not_logged_before", 0)
+
+    assert all(later - earlier >= 1 for earlier, later in zip(times, times[50:], strict=False))
+    assert told == asked - len(times)
+
+
+def test_a_quiet_log_is_complete() -> None:
+    """Failures that are fewer than the limit are all logged."""
+    clock = _Clock()
+    failures = Failures(clock)
+    for _ in range(200):
+        clock.now += 1 / Failures.REFILL + 0.001
+        assert failures.may_be_logged()
+    assert failures.left_out() == {}
+
+
+def test_lines_of_a_logger() -> None:
+    """A logger that clients can make write has the same limit, and says what was left out."""
+    clock = _Clock()
+    failures = Failures(clock)
+    records = [logging.makeLogRecord({"msg": "x"}) for _ in range(100)]
+    assert sum(failures.filter(record) for record in records) == Failures.BURST
+
+    clock.now += 1
+    last = logging.makeLogRecord({"msg": "x"})
+    assert failures.filter(last)
+    assert vars(last)["failures_not_logged_before"] == 100 - Failures.BURST
+
+
+async def test_failures_of_recon_itself(start_recon: StartRecon, database_url: str) -> None:
+    """500s with their tracebacks are under the limit as well."""
+    import asyncio
+    import time
+
+    await execute(database_url, "ALTER TABLE contact ADD CONSTRAINT made_up CHECK (email <> 'a@shop.example')")
+    process = start_recon("--database-url", database_url)
+    started = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+    request = POST + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+    writer.write(request * 150 + request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+    answers = await everything(reader)
+    writer.close()
+    seconds = time.monotonic() - started
+    process.stop()
+
+    assert answers.count(b"HTTP/1.1 500 ") == 151
+    lines = [event for event in process.events() if event["event"] in {"a request failed", "POST /identify"}]
+    assert 0 < len(lines) <= Failures.BURST + Failures.REFILL * (seconds + 1)
