@@ -97,9 +97,9 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[str, AfterValidator(_hosts)] | None = Field(
         None,
-        description="Host names (recon.shop.example, …) that a request may name in its Host header besides localhost "
-        "and loopback addresses, separated by commas or blanks; others get a 421. Without keys and without "
-        "--allow-anonymous, only the latter are served.",
+        description="Host names (shop.example, …) that requests may name in Host besides localhost and loopback "
+        "addresses, between them commas or blanks; another host gets a 421. Without this list, a recon without keys "
+        "serves loopback names only, any other recon every host.",
     )
     tls_cert: Path | None = Field(None, description="Certificate, with its chain, to serve https with; PEM.")
     tls_key: Path | None = Field(None, description="The certificate's key; PEM, not encrypted.")

@@ -15,6 +15,7 @@ SWITCHES = ["perhaps", "2", "onn", "-1", "\udcff"]
 SECONDS = "must be a number of seconds from 0.001 to 86400"
 SWITCH = "must be on or off (also true or false, yes or no, 1 or 0)"
 NO_URL = "must start with postgresql://"
+NO_HOST = "must be host names such as shop.example, without a port or a path"
 NO_ORIGIN = "must be origins such as https://shop.example, without a path"
 NO_REGION = "must be a two-letter country code, such as US"
 
@@ -28,6 +29,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     "api_keys": ("", []),
     "api_keys_file": ("", []),
     "allow_anonymous": (SWITCH, SWITCHES),
+    "allowed_hosts": (NO_HOST, ["https://shop.example", "shop.example:8000", "shop.example/"]),
     "tls_cert": ("", []),
     "tls_key": ("", []),
     "cors_origins": (NO_ORIGIN, ["*", "https://a.example https://b.example/", "a.example"]),
