@@ -4,7 +4,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --require-hashes -r
 
-.PHONY: help run install test lint fuzz soak lock bench docker clean
+# Whether .venv works: it is in this folder and not moved here, its Python is there and new enough, and it has pip.
+SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
+WORKS := $(shell grep -qsF "$(CURDIR)/.venv" $(BIN)/activate && $(BIN)/python -c 'import pip; $(SUPPORTED)' 2>/dev/null && echo yes)
+
+.PHONY: help run install environment test lint fuzz soak lock bench docker clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -49,10 +53,20 @@ docker:  ## Build the image recon:latest
 clean:  ## Take away what the other commands made (not the data)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
+VERSION = $(or $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null),not there)
+TOO_OLD = recon needs Python 3.11 or newer, and $(PYTHON) is $(VERSION). \
+	Install a newer one and name it, for example: make PYTHON=python3.12
+NO_VENV = $(PYTHON) cannot create a virtual environment. On Debian and Ubuntu: apt install python3-venv
+# $(error) prints one line, and no second one about the recipe that failed.
+environment:
+	$(if $(shell $(PYTHON) -c '$(SUPPORTED)' 2>/dev/null && echo yes),,$(error $(TOO_OLD)))
+	$(if $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && echo yes),,$(error $(NO_VENV)))
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+
 # Each stamp is as new as the environment it stands for, so a second run has nothing to do.
-.venv/runtime: requirements.txt pyproject.toml
+.venv/runtime: requirements.txt pyproject.toml $(if $(filter yes,$(WORKS)),,environment)
 	@echo "recon: installing into .venv (once, about a minute)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(INSTALL) requirements.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
