@@ -56,6 +56,7 @@ def serve(**options: Any) -> None:
         log.warning("everybody on this machine can see the password in --database-url; RECON_DATABASE_URL hides it")
     with _failing_clearly():
         listening.check(settings)  # before a database is started for nothing
+        listening.require_free_port(settings)
     # Until the server has its own handlers: as process 1 of a container recon would not be stopped at all, and
     # elsewhere it would leave the embedded PostgreSQL behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -1,19 +1,38 @@
 """Where recon listens, and how: addresses, TLS, and that it is not open to everybody by mistake."""
 
-import asyncio
+import errno
 import logging
 import os
 import ssl
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from socket import AI_PASSIVE, SOCK_STREAM, gaierror, getaddrinfo, socket
+from socket import (
+    AF_INET6,
+    AI_PASSIVE,
+    IPPROTO_IPV6,
+    IPV6_V6ONLY,
+    SO_REUSEADDR,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    AddressFamily,
+    SocketKind,
+    gaierror,
+    getaddrinfo,
+    socket,
+)
+from typing import Any, TypeAlias
 
 from recon.errors import Misconfigured
 from recon.keys import keys_of
 from recon.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_LAST_PORT = 65_535
+_AddressInfo: TypeAlias = tuple[AddressFamily, SocketKind, int, str, tuple[Any, ...]]
 
 
 def check(settings: Settings) -> None:
@@ -31,22 +50,58 @@ def check(settings: Settings) -> None:
 
 def _addresses(host: str) -> set[str]:
     """Every address that listening on this host means."""
+    return {str(address[0]).partition("%")[0] for *_, address in _resolved(host, 0)}
+
+
+def _resolved(host: str, port: int) -> list[_AddressInfo]:
     try:
-        found = getaddrinfo(host or None, 0, type=SOCK_STREAM, flags=AI_PASSIVE)
+        found = getaddrinfo(host or None, port, type=SOCK_STREAM, flags=AI_PASSIVE)
     except (gaierror, UnicodeError):
         raise Misconfigured(f"--host: {host} is neither an address of this machine nor a name of one") from None
-    return {str(address[0]).partition("%")[0] for *_, address in found}
+    return list(dict.fromkeys(found))
 
 
-async def sockets(settings: Settings) -> list[socket]:
-    """Bind a socket to each address of the settings' host; nothing is accepted yet."""
-    bound = await asyncio.get_running_loop().create_server(
-        asyncio.Protocol, settings.host, settings.port, start_serving=False
-    )
+def sockets(settings: Settings) -> list[socket]:
+    """Bind a socket to each address of the settings' host; nothing is accepted yet.
+
+    Raises Misconfigured if the port cannot be listened on, for example because another process listens there.
+    """
+    bound = []
+    for family, kind, protocol, _, address in _resolved(settings.host, settings.port):
+        try:
+            each = socket(family, kind, protocol)
+        except OSError:  # this machine has no IPv6, though the name has an address of it
+            continue
+        bound.append(each)
+        # Connections of a recon that has just stopped do not count.
+        each.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        if family == AF_INET6:
+            each.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
+        with _failing_clearly(settings):
+            each.bind(address)
+    return bound
+
+
+def require_free_port(settings: Settings) -> None:
+    """Raise Misconfigured if the port cannot be listened on, before a database is started for nothing."""
+    for each in sockets(settings):
+        with each, _failing_clearly(settings):
+            each.listen()  # Linux allows two sockets to be bound to a port as long as neither listens
+
+
+@contextmanager
+def _failing_clearly(settings: Settings) -> Iterator[None]:
     try:
-        return [socket(fileno=os.dup(each.fileno())) for each in bound.sockets]
-    finally:
-        bound.close()
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            another = settings.port - 1 if settings.port == _LAST_PORT else settings.port + 1
+            raise Misconfigured(
+                f"port {settings.port} is in use by another process: stop that process, or choose another port, for "
+                f"example with `RECON_PORT={another} make run` or --port {another}"
+            ) from None
+        where = at(settings.host, settings.port)
+        raise Misconfigured(f"cannot listen on {where}: {os.strerror(error.errno or 0)}") from None
 
 
 def at(host: str, port: int) -> str:

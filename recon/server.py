@@ -48,7 +48,7 @@ async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    runner = _runner(settings, await listening.sockets(settings))
+    runner = _runner(settings, listening.sockets(settings))
     try:
         await runner.setup()
         where = listening.url(settings, *runner.addresses[0][:2])

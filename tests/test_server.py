@@ -288,8 +288,22 @@ def test_a_port_that_is_taken(start_recon: StartRecon, database_url: str) -> Non
     done = recon("serve", "--port", str(first.port), "--database-url", database_url)
 
     assert done.returncode == 1
-    assert "address already in use" in done.stderr.splitlines()[-1]
+    assert f"port {first.port} is in use" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_taken_starts_no_database(workers: str, start_recon: StartRecon, tmp_path: Path) -> None:
+    """The port is checked before PostgreSQL is started; one line names it and shows how to choose another."""
+    taken = start_recon("--data-dir", str(tmp_path / "first")).port
+
+    done = recon("serve", "--port", str(taken), "--data-dir", str(tmp_path / "second"), "--workers", workers)
+
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"recon: port {taken} is in use by another process")
+    assert f"`RECON_PORT={taken + 1} make run`" in line
+    assert not (tmp_path / "second").exists()
 
 
 async def test_several_workers_share_a_port_and_their_metrics(start_recon: StartRecon, database_url: str) -> None:
