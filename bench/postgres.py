@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from bench import people
-from bench.systems import environment, recon_program
 from bench.watch import cpu_seconds
 from recon import localpg
 from recon.schema import apply_schema
@@ -167,16 +165,8 @@ class Postgres:
 @contextmanager
 def running(data_dir: Path) -> Iterator[Postgres]:
     """A server with its data in `data_dir`, with the package's defaults but for connections and WAL files."""
-    # Made and stopped once by a process of its own, since this one could not start it a second time.
-    made = subprocess.run(  # noqa: S603 (our own command)
-        [recon_program(), "schema", "--apply", "--data-dir", str(data_dir)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        raise RuntimeError(f"the embedded PostgreSQL did not start: {made.stderr.strip()}")
+    with localpg.running(data_dir):
+        pass  # it has made the data now, and reads its configuration at the next start
     with (data_dir / "postgresql" / "postgresql.conf").open("a") as configuration:
         configuration.write(f"max_connections = {CONNECTIONS}\nmin_wal_size = {WAL_FILES * 16}MB\n")
     with localpg.running(data_dir) as url:

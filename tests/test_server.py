@@ -159,7 +159,7 @@ async def test_the_embedded_database_listens_on_no_port(start_recon: StartRecon,
     lines = (tmp_path / "data" / "postgresql" / "postmaster.pid").read_text().splitlines()
 
     assert lines[5].strip() == ""  # the address it listens on
-    assert (Path(lines[4]) / f".s.PGSQL.{lines[3]}").is_socket()
+    assert (tmp_path / "data" / "postgresql" / lines[4] / f".s.PGSQL.{lines[3]}").is_socket()
 
 
 async def test_the_embedded_database_outlives_a_kill(start_recon: StartRecon, tmp_path: Path) -> None:
