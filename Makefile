@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --require-hashes -r
 SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
 WORKS := $(shell grep -qsF "$(CURDIR)/.venv" $(BIN)/activate && $(BIN)/python -c 'import pip; $(SUPPORTED)' 2>/dev/null && echo yes)
 
-.PHONY: help run install environment test lint fuzz soak lock bench docker clean
+.PHONY: help run install environment reset test lint fuzz soak lock bench docker clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -18,6 +18,9 @@ run: install  ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL
 	@exec $(BIN)/recon serve
 
 install: .venv/runtime  ## Make .venv with recon in it (.venv/bin/recon)
+
+reset: install  ## Delete the data of the embedded PostgreSQL, which `make run` uses
+	@$(BIN)/recon reset --yes
 
 test: .venv/dev  ## Run the whole test suite on a real PostgreSQL
 	$(BIN)/python -m pytest
