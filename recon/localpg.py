@@ -46,12 +46,13 @@ def running(data_dir: Path, *, create: bool = True) -> Iterator[str]:
     elif not data.exists():
         raise OSError(f"{data_dir}: there is no data of recon in this folder; check --data-dir (RECON_DATA_DIR)")
     owner = os.getpid()
+    postmaster = Postmaster(data)
     with (
         _socket_folder(data) as sockets,
         (data_dir / "in-use").open("a+") as users,
         (data_dir / "starting").open("a") as starting,
     ):
-        use = _Use(Postmaster(data), data_dir, users, starting)
+        use = _Use(postmaster, data_dir, users, starting)
         try:
             use.begin()
             yield f"postgresql://{SUPERUSER}@/postgres?host={quote(str(sockets))}&port={PORT}"

@@ -55,6 +55,7 @@ class Postmaster:
     def __init__(self, data: Path) -> None:
         self._data = data
         self._programs = programs()
+        self._client = own_name()
         self._account = server_account()
         self._child: subprocess.Popen[bytes] | None = None  # the server, if this process has started it
 
@@ -195,7 +196,7 @@ class Postmaster:
         """Write who may connect, at each start: a folder of an older version has a file that lets everybody in."""
         files = {
             "hba_file": (self._data.parent / "pg_hba.conf", "local all all peer map=recon\n"),
-            "ident_file": (self._data.parent / "pg_ident.conf", f'recon "{own_name()}" all\n'),
+            "ident_file": (self._data.parent / "pg_ident.conf", f'recon "{self._client}" all\n'),
         }
         for path, text in files.values():
             path.write_text(text)

@@ -14,6 +14,8 @@ import pytest
 from conftest import RECON, StartRecon, free_port
 from test_server import EXAMPLE, identify
 
+from recon.account import own_name
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 # Tries to become superuser at each socket that can be found below the folders. It needs no package, since those of the
@@ -77,6 +79,23 @@ def test_another_user_is_refused(name: str, start_recon: StartRecon, folder: Pat
 
     (folder / name / "postgresql" / ".s.PGSQL.5432").chmod(0o777)
     assert intrude(folder / "link/.") == ['refused: Peer authentication failed for user "postgres"']
+
+
+def test_a_user_without_a_name() -> None:
+    """Peer authentication goes by name: a user id without one is refused in a line that says so."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setuid(23456)
+        try:
+            own_name()
+        except OSError as error:
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    assert os.read(reading, 4096).startswith(b"the user id 23456 has no name")
+    os.close(reading)
 
 
 # A recon whose machine has no user `pgserver`: /etc is a copy without that user, for this process and its children.
