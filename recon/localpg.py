@@ -93,7 +93,7 @@ class _Use:
     def begin(self) -> None:
         """Return once the server is ready; from then on it is restarted if it dies."""
         self._use()
-        self._ensure_running(time.sleep)
+        self._ensure_running(time.sleep, create=True)
         with signals.held_back():  # so that signals go to the main thread
             self._watcher.start()
 
@@ -126,9 +126,11 @@ class _Use:
             if not _locked(self._users, fcntl.LOCK_EX):  # else the other one has ended meanwhile
                 raise OSError(f"{self._data_dir}: in use by a recon in another container; run this command in that one")
 
-    def _ensure_running(self, pause: Pause) -> None:
+    def _ensure_running(self, pause: Pause, *, create: bool) -> None:
         self._wait_for(self._starting, fcntl.LOCK_EX, pause)
         try:
+            if create:
+                self._postmaster.create()
             if self._postmaster.process() is None:
                 self._postmaster.start(pause)
             else:
@@ -153,7 +155,8 @@ class _Use:
             if failed is None:
                 log.error("the embedded PostgreSQL has died; restarting it")
             try:
-                self._ensure_running(self._pause_until_the_end)
+                # Data that was deleted meanwhile is not replaced by an empty database.
+                self._ensure_running(self._pause_until_the_end, create=False)
             except _Ending:
                 return
             except Exception as error:  # noqa: BLE001 (whatever it is, the next look tries again)

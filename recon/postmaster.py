@@ -70,15 +70,43 @@ class Postmaster:
             return None
         return process if is_server else None
 
+    def create(self) -> None:
+        """Create an empty database cluster unless there is one. Raises RuntimeError if that fails.
+
+        It has another name until it is complete, because initdb may be killed.
+        """
+        if self._data.exists():
+            return
+        let_reach(self._account, self._data)
+        let_read(self._account, self._programs.parent)
+        for left in self._data.parent.glob(f"{self._data.name}.unfinished*"):
+            shutil.rmtree(left, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{self._data.name}.unfinished-", dir=self._data.parent))
+        self._account.own(unfinished)
+        options = [f"--username={SUPERUSER}", "--encoding=UTF8", "--auth-local=peer", "--auth-host=reject"]
+        with signals.held_back():
+            done = subprocess.run(  # noqa: S603 (our own program)
+                [self._programs / "initdb", *options, "--no-instructions", f"--pgdata={unfinished}"],
+                cwd=unfinished,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                start_new_session=True,
+                **self._account.as_user(),
+            )
+        if done.returncode:
+            raise RuntimeError(f"initdb failed in {unfinished}: {' '.join(done.stderr.split())}")
+        unfinished.rename(self._data)
+
     def start(self, pause: Pause) -> None:
-        """Start the server, which must not be running, and return once it is ready.
+        """Start the server, whose data must exist and which must not be running; return once it is ready.
 
         Raises OSError or RuntimeError if it cannot be started.
         """
         let_reach(self._account, self._data)
         let_read(self._account, self._programs.parent)
-        if not self._data.exists():
-            self._initialize()
         self._remove_misleading_pid_file()
         with signals.held_back():
             self._child = self._spawned()
@@ -142,29 +170,6 @@ class Postmaster:
             is_of_the_dead = False
         if not is_of_the_dead:
             path.unlink(missing_ok=True)
-
-    def _initialize(self) -> None:
-        """Make an empty database cluster, under another name until it is complete: initdb may be interrupted."""
-        for left in self._data.parent.glob(f"{self._data.name}.unfinished*"):
-            shutil.rmtree(left, ignore_errors=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f"{self._data.name}.unfinished-", dir=self._data.parent))
-        self._account.own(unfinished)
-        options = [f"--username={SUPERUSER}", "--encoding=UTF8", "--auth-local=peer", "--auth-host=reject"]
-        with signals.held_back():
-            done = subprocess.run(  # noqa: S603 (our own program)
-                [self._programs / "initdb", *options, "--no-instructions", f"--pgdata={unfinished}"],
-                cwd=unfinished,
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                start_new_session=True,
-                **self._account.as_user(),
-            )
-        if done.returncode:
-            raise RuntimeError(f"initdb failed in {unfinished}: {' '.join(done.stderr.split())}")
-        unfinished.rename(self._data)
 
     def _spawned(self) -> "subprocess.Popen[bytes]":
         options = {"listen_addresses": "", "unix_socket_permissions": "0700"}

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -241,6 +242,21 @@ async def test_a_stop_while_the_server_is_dead(start_recon: StartRecon, tmp_path
     await said(process, f"could not be restarted yet: the embedded PostgreSQL did not start; {data_dir}")
 
     assert process.stop() == 0
+
+
+async def test_data_that_is_deleted_is_not_replaced(start_recon: StartRecon, tmp_path: Path) -> None:
+    """When the data folder is deleted under a running recon, recon logs that, and creates no empty database."""
+    data_dir = tmp_path / "data"
+    process = start_recon("--data-dir", str(data_dir))
+    server = postmaster(data_dir)
+    assert server is not None
+
+    shutil.rmtree(data_dir / "postgresql")
+    server.kill()
+    await said(process, "could not be restarted yet: ")
+
+    assert process.stop() == 0
+    assert not (data_dir / "postgresql").exists()
 
 
 def test_check_creates_nothing(tmp_path: Path) -> None:

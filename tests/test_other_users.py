@@ -64,7 +64,7 @@ def intrude(*roots: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["data", "x" * 120], ids=["short", "long"])
-def test_another_user_is_refused(name: str, start_recon: StartRecon, folder: Path) -> None:
+def test_another_user_is_refused(name: str, folder: Path, start_recon: StartRecon) -> None:
     """Another user finds no socket; and were every folder and socket open, would still be refused by name."""
     temporary = folder / "tmp"
     temporary.mkdir(mode=0o1777)
