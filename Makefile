@@ -63,7 +63,7 @@ NO_VENV = $(PYTHON) cannot create a virtual environment. On Debian and Ubuntu: a
 # $(error) prints one line, and no second one about the recipe that failed.
 environment:
 	$(if $(shell $(PYTHON) -c '$(SUPPORTED)' 2>/dev/null && echo yes),,$(error $(TOO_OLD)))
-	$(if $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && echo yes),,$(error $(NO_VENV)))
+	$(if $(shell $(PYTHON) -c 'import ensurepip, venv; ensurepip.version()' 2>/dev/null && echo yes),,$(error $(NO_VENV)))
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
 
