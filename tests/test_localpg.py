@@ -4,7 +4,6 @@ import asyncio
 import fcntl
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -251,7 +250,7 @@ async def test_data_that_is_deleted_is_not_replaced(start_recon: StartRecon, tmp
     server = postmaster(data_dir)
     assert server is not None
 
-    shutil.rmtree(data_dir / "postgresql")
+    (data_dir / "postgresql").rename(tmp_path / "elsewhere")  # at once, unlike a deletion beside the server's writes
     server.kill()
     await said(process, "could not be restarted yet: ")
 
