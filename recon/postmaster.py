@@ -200,7 +200,7 @@ class Postmaster:
             os.close(log_file)
 
     def _access(self) -> dict[str, Path]:
-        """Write which user may connect, at each start: a folder of an older version has a file that lets every user in."""
+        """Write which user may connect, at each start: the file in a folder of an older version admits all users."""
         files = {
             "hba_file": (self._data.parent / "pg_hba.conf", "local all all peer map=recon\n"),
             "ident_file": (self._data.parent / "pg_ident.conf", f'recon "{self._client}" all\n'),
