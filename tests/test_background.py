@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
-from recon import background, keys
+from recon import background, connections, deadlines, keys
 from recon.app import create_app
 from recon.background import keep_running, run_once
-from recon.connections import Connections, Runner
+from recon.coalesce import Batch, Lane
+from recon.connections import Runner, Server
 from recon.database import Database
+from recon.deadlines import Deadlines
+from recon.errors import DeadlineExceeded
+from recon.identifiers import Identifiers
+from recon.identify import Take
 from recon.keys import Keys, new_key
 from recon.settings import Settings
 
@@ -128,7 +133,7 @@ async def test_the_reload_of_api_keys(
 
     with monkeypatch.context() as planted:
         planted.setattr(Keys, "_read", fails)
-        runner = Runner(app, Settings(database_url=database_url))
+        runner = Runner(app, Settings(database_url=database_url), [])
         await runner.setup()
         try:
             file.write_text(new_key("two", ["read"])[1])
@@ -149,17 +154,60 @@ async def test_the_watch_over_connections(
 ) -> None:
     """It goes on after an error that nobody expects."""
 
-    def fails(_: Connections, _now: float) -> None:
+    def fails(_: Server, _settings: Settings, _now: float) -> None:
         raise Planted
 
-    monkeypatch.setattr(Connections, "look", fails)
+    monkeypatch.setattr(connections, "look", fails)
     settings = Settings(database_url=database_url)
-    runner = Runner(create_app(settings), settings)
+    runner = Runner(create_app(settings), settings, [])
     await runner.setup()
     try:
         await _logged(caplog)
     finally:
         await runner.cleanup()
+
+
+async def test_a_batch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A lane goes on with the next batch after an error that nobody expects."""
+
+    async def work(take: Take) -> list[bytes]:
+        return [b"answer"] * len(take())
+
+    def fails(*_: object) -> None:
+        raise Planted
+
+    lane = Lane("test", work, limit=10, deadlines=Deadlines(0.2))
+    with monkeypatch.context() as planted:
+        planted.setattr(Batch, "requests", fails)
+        planted.setattr(Batch, "fail", fails)
+        lost = lane.submit(Identifiers("a", None, None))
+        await _logged(caplog, 1)
+
+    assert await lane.submit(Identifiers("b", None, None)) == b"answer"
+    with pytest.raises(DeadlineExceeded):
+        await lost
+
+
+async def test_the_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go on after an error that nobody expects, which the event loop reports."""
+    loop = asyncio.get_running_loop()
+    reported: list[object] = []
+    monkeypatch.setattr(loop, "call_exception_handler", lambda context: reported.append(context["exception"]))
+    watched = Deadlines(0.2)
+    broken, later = loop.create_future(), loop.create_future()
+    watched.watch(broken)
+    watched.watch(later)
+    with monkeypatch.context() as planted:
+        planted.setattr(deadlines, "DeadlineExceeded", lambda: 1 / 0)
+        async with asyncio.timeout(5):
+            while not reported:
+                await asyncio.sleep(0.01)
+    last = loop.create_future()
+    watched.watch(last)
+
+    with pytest.raises(DeadlineExceeded):
+        await last
+    assert [type(error) for error in reported] == [ZeroDivisionError]
 
 
 async def test_the_wait_for_the_database(

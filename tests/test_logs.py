@@ -1,10 +1,13 @@
 """The limit of the lines that clients cause."""
 
+import asyncio
 import logging
 import random
+import time
 
 import pytest
 from conftest import StartRecon, everything, execute
+from storm import idle_connections
 from test_protocol import BODY, POST
 
 from recon.logs import Failures
@@ -62,9 +65,6 @@ def test_lines_of_a_logger() -> None:
 
 async def test_failures_of_recon_itself(start_recon: StartRecon, database_url: str) -> None:
     """500s with their tracebacks are under the limit as well."""
-    import asyncio
-    import time
-
     await execute(database_url, "ALTER TABLE contact ADD CONSTRAINT made_up CHECK (email <> 'a@shop.example')")
     process = start_recon("--database-url", database_url)
     started = time.monotonic()
@@ -79,3 +79,18 @@ async def test_failures_of_recon_itself(start_recon: StartRecon, database_url: s
     assert answers.count(b"HTTP/1.1 500 ") == 151
     lines = [event for event in process.events() if event["event"] in {"a request failed", "POST /identify"}]
     assert 0 < len(lines) <= Failures.BURST + Failures.REFILL * (seconds + 1)
+
+
+async def test_connections_above_the_limit(start_recon: StartRecon, database_url: str) -> None:
+    """Each is refused without a line of its own."""
+    process = start_recon("--database-url", database_url, "--max-connections", "5", "--log-level", "debug")
+    refused = 0
+    with idle_connections(process.port, 5):
+        for _ in range(300):
+            reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+            refused += (await everything(reader)).startswith(b"HTTP/1.1 503 ")
+            writer.close()
+    process.stop()
+
+    assert refused == 300
+    assert len(process.events()) < 100
