@@ -10,10 +10,10 @@ import pytest
 from conftest import execute
 
 from recon import coalesce
-from recon.coalesce import Lane, RowQueues, coalesced
+from recon.coalesce import Lane, RowQueues, coalesced, plain
 from recon.database import Database
 from recon.deadlines import Deadlines
-from recon.errors import DeadlineExceeded, OutcomeUnknown, Overloaded, Unavailable
+from recon.errors import DeadlineExceeded, OutcomeUnknown, Overloaded, RowsHeld, Unavailable
 from recon.identifiers import Identifiers
 from recon.identify import Identify, Outcome
 
@@ -348,6 +348,29 @@ async def test_a_row_that_cannot_be_waited_for() -> None:
     assert back == [second]
 
 
+async def test_a_row_that_is_still_held_is_waited_for_again() -> None:
+    """Each wait has a limit; nobody goes back before the row is free."""
+    waits, back, others = 0, [], asyncio.Event()
+
+    async def wait(_: int) -> None:
+        nonlocal waits
+        waits += 1
+        await others.wait()
+        if waits < 3:
+            raise RowsHeld
+
+    queues = RowQueues(wait, limit=10, at_once=1)
+    entry = _entry(1)
+
+    queues.enqueue(7, entry, lambda each: back.append((each, waits)))
+    others.set()
+    async with asyncio.timeout(1):
+        while not back:
+            await asyncio.sleep(0)
+
+    assert back == [(entry, 3)]
+
+
 async def test_the_queues_of_rows_are_bounded() -> None:
     """All of them together: who is refused is told at once."""
     row = Row()
@@ -428,6 +451,27 @@ async def test_deadlines_keep_nothing_that_is_answered() -> None:
     with pytest.raises(DeadlineExceeded):
         await patient
     assert not deadlines._ticking
+
+
+async def test_the_plain_form_shares_nothing(database_url: str) -> None:
+    """On PostgreSQL: as many transactions as requests."""
+    async with Database(database_url).opened() as database:
+        identify = Identify(database)
+        sizes: list[int] = []
+        for name in ("read", "write"):
+            work = getattr(identify, name)
+
+            async def counted(take: Callable[[], Sequence[Identifiers]], work: Any = work) -> Sequence[Outcome]:
+                sizes.append(len(take()))
+                outcomes: Sequence[Outcome] = await work(take)
+                return outcomes
+
+            setattr(identify, name, counted)
+        one = plain(identify, limit=1000, deadlines=Deadlines(5), at_once=4)
+
+        await asyncio.gather(*(one(Identifiers(f"e{n}", str(n), str(n))) for n in range(20)))
+
+    assert sizes == [1] * 40
 
 
 async def test_plain_requests_share_nothing() -> None:

@@ -186,6 +186,20 @@ async def test_a_merge_that_nobody_asked_for_waits_too(database_url: str) -> Non
         assert outcomes[1:] == [contention.Held(3), contention.Held(3)]
 
 
+async def test_what_is_answered_around_a_held_row_is_bounded(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in any other batch: it ends with the answer that makes it large enough."""
+    await execute(database_url, *PEOPLE)
+    monkeypatch.setattr(identify, "MOST_ANSWERED", 2)
+    batch = [_request("stranger"), _request("new", "2"), _request("old-too", "1"), _request("another")]
+    async with Database(database_url).opened() as database, holding(database_url, HOLDS[0]):
+        outcomes = await Identify(database).write(lambda: batch)
+
+    assert len(outcomes) == 3
+    assert outcomes[1] == contention.Held(2)
+
+
 async def test_a_batch_with_nothing_but_held_rows(database_url: str) -> None:
     """Then there is nothing to decide."""
     await execute(database_url, *PEOPLE)

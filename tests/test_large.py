@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 from conftest import execute, fetch
+from prometheus_client import REGISTRY
 
 from recon import identify, store
 from recon.coalesce import Submit, coalesced
@@ -101,6 +102,18 @@ async def test_a_state_is_encoded_once(database_url: str, encoded: list[Identity
     # The same object, so that a thousand answers that wait to be sent take the memory of one.
     assert len(set(map(id, answers))) == 3
     assert len(set(map(id, known))) == 1
+
+
+async def test_its_batches_are_counted_apart(submit: Submit) -> None:
+    """The metrics tell batches of large identities from others."""
+
+    def counted(step: str) -> float:
+        return REGISTRY.get_sample_value("recon_batch_requests_count", {"step": step}) or 0
+
+    before = counted("read"), counted("read large")
+    await submit(_request("large-1"))
+
+    assert (counted("read"), counted("read large")) == (before[0] + 1, before[1] + 1)
 
 
 async def test_what_a_batch_answers_is_bounded(

@@ -129,6 +129,12 @@ def test_the_primary_comes_first_even_when_it_is_not_the_oldest() -> None:
         "phoneNumbers": ["2", "1"],
         "secondaryContactIds": [1],
     }
+    plan = decide([said("old"), said("third", "1")], Clusters([older, primary]))
+    plan.inserts[0][0].id = 3
+    answers = plan.answers(lambda each: each)
+    assert answers[0] == identity
+    assert answers[1]["emails"] == ["new", "old", "third"]
+    assert answers[1]["secondaryContactIds"] == [1, 3]
 
 
 def test_a_phone_shows_in_the_form_first_seen() -> None:
