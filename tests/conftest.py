@@ -36,6 +36,9 @@ for _name in [name for name in os.environ if name.startswith("RECON_") and not n
 for _name in ("PORT", "DATABASE_URL"):
     os.environ.pop(_name, None)
 
+# Nor may it matter whether the tests run in the background or under nohup, whose children ignore these signals.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The container is stopped by the fixture that started it; the reaper would be one more image to pull.
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
