@@ -107,8 +107,10 @@ class Database:
             self._session = {"application_name": SESSION["application_name"]}
             self._prepared_statements = 0
         # Not serializable: all others would have to remember what they read for as long as that waits.
+        # Its time-out for locks comes before that for statements: then it is known that it waited for a lock.
+        lock_timeout = max(1, min(_LONG_LOCK_TIMEOUT, round(statement_timeout * 500)))
         self._begin_waiting = (
-            self._begin.replace(isolation, "READ COMMITTED", 1) + f"; SET LOCAL lock_timeout = {_LONG_LOCK_TIMEOUT}"
+            self._begin.replace(isolation, "READ COMMITTED", 1) + f"; SET LOCAL lock_timeout = {lock_timeout}"
         )
         if writer_lane:
             # In the same message as BEGIN and before any snapshot: who waited here sees what the one
@@ -193,7 +195,7 @@ class Database:
     async def wait(self, work: Work[None]) -> None:
         """Run `work`, which waits for locks of other sessions and changes nothing, apart from the lane.
 
-        Raises RowsHeld when it has waited for a second.
+        Raises RowsHeld when it has waited for a second, or half of the time that a statement may take.
         """
         await self._until_serial("wait", _transaction(self._begin_waiting, work))
 

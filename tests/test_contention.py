@@ -36,9 +36,9 @@ def _contact(answer: bytes) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def asking(url: str, seconds: float = 30) -> AsyncIterator[Submit]:
+async def asking(url: str, seconds: float = 30, **options: Any) -> AsyncIterator[Submit]:
     """Ask recon in this process, with so many seconds for each request."""
-    async with Database(url).opened() as database:
+    async with Database(url, **options).opened() as database:
         yield coalesced(Identify(database), 1000, Deadlines(seconds), 4)
 
 
@@ -141,9 +141,9 @@ async def test_while_a_row_is_waited_for_nothing_piles_up(database_url: str) -> 
 
 
 async def test_who_waits_too_long_is_told_that_nothing_was_changed(database_url: str) -> None:
-    """At the deadline the request is given up, and it is not done later."""
+    """At the deadline, and not when a statement may take no longer, the request is given up; it is not done later."""
     await execute(database_url, *PEOPLE)
-    async with asking(database_url, seconds=0.5) as submit:
+    async with asking(database_url, seconds=0.5, statement_timeout=0.2) as submit:
         async with holding(database_url, HOLDS[0]):
             with pytest.raises(DeadlineExceeded):
                 await submit(_request("new", "2"))
