@@ -205,6 +205,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+OUTAGE = "recon cannot use the database"  # what a line of the log begins with, and the cause follows
+
+
 class Process:
     """A running `recon serve`, on a free port unless one is given."""
 
@@ -225,6 +228,14 @@ class Process:
     def events(self) -> list[dict[str, Any]]:
         """What it has logged so far, parsed."""
         return [json.loads(line) for line in self.log.splitlines()]
+
+    def failures(self) -> list[dict[str, Any]]:
+        """The logged events that nobody expects of a recon whose database comes and goes."""
+        return [
+            event
+            for event in self.events()
+            if (event["level"] in {"error", "critical"} and not event["event"].startswith(OUTAGE)) or "where" in event
+        ]
 
     def wait_until_ready(self, seconds: float = 30) -> None:
         """Return once /readyz says so."""

@@ -78,8 +78,7 @@ class Fleet:
 
     def complaints(self) -> list[str]:
         """What was logged, by any process, that nobody expects of a database that comes and goes."""
-        events = [event for process in (*self._past, *self.processes) for event in process.events()]
-        return [f"log: {event}" for event in events if event["level"] in {"error", "critical"} or "where" in event]
+        return [f"log: {event}" for process in (*self._past, *self.processes) for event in process.failures()]
 
 
 @asynccontextmanager
