@@ -532,9 +532,13 @@ async def test_a_process_starts_again_while_the_file_is_invalid(
             while process.log.count(text) < times:
                 await asyncio.sleep(0.1)
 
+    killed, survivor = master.children()
+    for other in (killed, survivor):  # each process has read the file once it answers while the other cannot
+        with suspended(other.pid):
+            async with asyncio.timeout(20):
+                assert await status(old) == 200
     file.write_text("rubbish")
     await until_logged("the API keys stay as they were", 2)
-    killed, survivor = master.children()
     killed.kill()
     await until_logged("waiting for valid API keys", 1)
     answers = [await status(old) for _ in range(10)]
