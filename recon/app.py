@@ -14,10 +14,12 @@ from recon.identify import Identify
 from recon.keys import Keys, keys_of
 from recon.routes import identify_handler
 from recon.settings import Settings, allowed_hosts, database_url, origins
+from recon.unsent import Unsent
 
 DATABASE = web.AppKey("database", Database)
 CLOSING = web.AppKey("closing", asyncio.Event)  # set when the process is about to end
 KEYS = web.AppKey("keys", Keys)
+UNSENT = web.AppKey("unsent", Unsent)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -29,10 +31,11 @@ def create_app(settings: Settings) -> web.Application:
     database = make_database(settings)
     identify = Identify(database)
     deadlines = Deadlines(settings.request_timeout)
+    unsent = Unsent(settings.max_unsent)
     if settings.coalesce:
-        one = coalesced(identify, settings.queue_limit, deadlines, max(1, settings.pool_size // 4))
+        one = coalesced(identify, settings.queue_limit, deadlines, max(1, settings.pool_size // 4), unsent.room)
     else:
-        one = plain(identify, settings.queue_limit, deadlines, settings.pool_size)
+        one = plain(identify, settings.queue_limit, deadlines, settings.pool_size, unsent.room)
 
     closing = asyncio.Event()
     keys = keys_of(settings)
@@ -53,6 +56,7 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(client_max_size=settings.max_body)
     app[DATABASE] = database
     app[CLOSING] = closing
+    app[UNSENT] = unsent
     app.cleanup_ctx.append(_database)
     app.on_response_prepare.append(middleware.sign)
     app.add_routes(access.to_origins(origins(settings), middleware.routed(routes, closing, _hosts(settings, keys))))

@@ -25,6 +25,8 @@ MAX_BATCH = 512
 # A request, the future of its answer, and what it can share a batch by: its large identities, or None.
 Entry: TypeAlias = tuple[Identifiers, "asyncio.Future[Answer]", Hashable]
 
+Room: TypeAlias = Callable[[], Awaitable[None]]
+
 
 class Batch:
     """Requests that share a transaction: taken when the work can begin, and the same when the work runs again."""
@@ -77,6 +79,7 @@ class Lane:
     rest : the lane for the requests that change something (outcome None).
     large : the lane for the requests that touch a large identity (outcome Large), one identity a batch.
     row_queues : for the requests that need a row that another session holds (outcome Held).
+    room : returns when there is memory for the answers of another batch; None: there always is.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Lane:
         rest: "Lane | None" = None,
         large: "Lane | None" = None,
         row_queues: "RowQueues | None" = None,
+        room: Room | None = None,
     ) -> None:
         self._name = name
         self._work = work
@@ -103,6 +107,7 @@ class Lane:
         self._rest = rest
         self._large = large
         self._row_queues = row_queues
+        self._room = room
         self._waiting: deque[Entry] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._taker = False  # whether one of them has yet to take its requests
@@ -131,6 +136,8 @@ class Lane:
     async def _run(self) -> None:
         try:
             while self._taker:
+                if self._room is not None:
+                    await self._room()
                 await self._settle(Batch(self._take))
                 if self._taker:  # another one
                     return
@@ -260,16 +267,18 @@ class RowQueues:
 Submit: TypeAlias = Callable[[Identifiers], "asyncio.Future[Answer]"]
 
 
-def coalesced(identify: Identify, limit: int, deadlines: Deadlines, rows_at_once: int = 1) -> Submit:
+def coalesced(
+    identify: Identify, limit: int, deadlines: Deadlines, rows_at_once: int = 1, room: Room | None = None
+) -> Submit:
     """A function that answers one request by sharing transactions: a read batch, and for the rest a write batch."""
     # Two write batches: one writes, and the next has its connection and stands in the queue for the writer
     # lane, so that the lane is handed on inside the database and its requests are those of that moment.
-    return _lanes(identify, limit, deadlines, rows_at_once, reads=1, writes=2, largest=None)
+    return _lanes(identify, limit, deadlines, rows_at_once, room, reads=1, writes=2, largest=None)
 
 
-def plain(identify: Identify, limit: int, deadlines: Deadlines, at_once: int) -> Submit:
+def plain(identify: Identify, limit: int, deadlines: Deadlines, at_once: int, room: Room | None = None) -> Submit:
     """A function that answers one request in transactions of its own, so many of them at once."""
-    return _lanes(identify, limit, deadlines, max(1, at_once // 4), reads=at_once, writes=at_once, largest=1)
+    return _lanes(identify, limit, deadlines, max(1, at_once // 4), room, reads=at_once, writes=at_once, largest=1)
 
 
 def _lanes(
@@ -277,6 +286,7 @@ def _lanes(
     limit: int,
     deadlines: Deadlines,
     rows_at_once: int,
+    room: Room | None,
     *,
     reads: int,
     writes: int,
@@ -288,7 +298,7 @@ def _lanes(
         return Lane(name, work, limit, deadlines, width=width, largest=largest, **options)
 
     changes = {"changes": True, "row_queues": queues}
-    large_writes = lane("write large", identify.write, 1, **changes)
-    large_reads = lane("read large", identify.read_large, 1, rest=large_writes)
+    large_writes = lane("write large", identify.write, 1, room=room, **changes)
+    large_reads = lane("read large", identify.read_large, 1, room=room, rest=large_writes)
     small_writes = lane("write", identify.write, writes, **changes)
     return lane("read", identify.read, reads, rest=small_writes, large=large_reads).submit

@@ -20,7 +20,7 @@ from typing import cast
 from aiohttp import web
 
 from recon import background, metrics
-from recon.app import CLOSING
+from recon.app import CLOSING, UNSENT
 from recon.middleware import RETRY_AFTER, problem
 from recon.protocol import MAX_FIELDS, Connection, Limits
 from recon.quantities import quantity
@@ -63,10 +63,10 @@ _REFUSAL = _refusal()
 class Server(web.Server):
     """Makes the protocol of each connection that is accepted, and knows all that are open."""
 
-    def __init__(self, made: web.Server, settings: Settings, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, made: web.Server, settings: Settings, unsent: Unsent, tls: ssl.SSLContext | None) -> None:
         super().__init__(made.request_handler, request_factory=made.request_factory)
         self.open: set[Connection] = set()
-        self.unsent = Unsent(settings.max_unsent)
+        self.unsent = unsent
         self._limit = settings.max_connections
         # `watch` closes a connection whose handshake takes too long; this is only not to be before it.
         handshake = settings.head_timeout + 2 * _LOOK
@@ -119,7 +119,7 @@ class Runner(web.AppRunner):
         self._watch: asyncio.Task[None] | None = None
 
     async def _make_server(self) -> Server:
-        return Server(await super()._make_server(), self._settings, self._tls)
+        return Server(await super()._make_server(), self._settings, self.app[UNSENT], self._tls)
 
     async def setup(self) -> None:
         """Serve the sockets, and begin to watch over the connections."""

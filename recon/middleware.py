@@ -18,8 +18,7 @@ from recon.errors import FieldError, Forbidden, ForeignHost, InvalidRequest, Rec
 from recon.hosts import Hosts
 from recon.logs import failures
 from recon.models import Problem
-from recon.response import LARGE, SERVER
-from recon.unsent import Sender
+from recon.response import SERVER
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -175,14 +174,12 @@ def _record(
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.INFO, 5: logging.WARNING}
 
 
-async def sign(request: web.Request, response: web.StreamResponse) -> None:
+async def sign(_: web.Request, response: web.StreamResponse) -> None:
     """Put recon's name where aiohttp would put its own, in whatever is answered.
 
     And a problem document where aiohttp answers by itself, to a target that is no path and so meets no route: `*`.
     """
     response.headers["Server"] = SERVER
-    if isinstance(request.protocol, Sender) and (response.content_length or 0) >= LARGE:
-        asyncio.get_running_loop().call_soon(request.protocol.count_unsent)  # as soon as it was written
     if isinstance(response, web.HTTPException):
         told = problem_of_http(response)
         response.body, response.content_type, response.charset = told.body, told.content_type, None

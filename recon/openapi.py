@@ -1,5 +1,6 @@
 """The OpenAPI document, made from the models, and the page that shows it."""
 
+from collections.abc import AsyncIterator
 from importlib.resources import files
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic_core import to_json
 
 from recon import __version__
 from recon.models import IdentifyRequest, IdentifyResponse, Problem
+from recon.unsent import PART
 
 _REQUEST_EXAMPLES = {
     "both": {
@@ -208,9 +210,16 @@ async def _redirect_to_docs(_: web.Request) -> web.Response:
 
 
 def _fixed(body: bytes, media_type: str, cache: str = "no-cache") -> Any:
+    charset = "utf-8" if media_type.startswith("text/") else None
+    headers = {"Cache-Control": cache, "Content-Length": str(len(body))} | _SECURITY
+
     async def handler(_: web.Request) -> web.Response:
-        charset = "utf-8" if media_type.startswith("text/") else None
-        headers = {"Cache-Control": cache} | _SECURITY
-        return web.Response(body=body, content_type=media_type, charset=charset, headers=headers)
+        return web.Response(body=_in_parts(body), content_type=media_type, charset=charset, headers=headers)
 
     return handler
+
+
+async def _in_parts(body: bytes) -> AsyncIterator[bytes]:
+    """The parts of a body, each made when the client has taken the one before; a slow client keeps none of the rest."""
+    for start in range(0, len(body), PART):
+        yield body[start : start + PART]

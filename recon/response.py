@@ -59,14 +59,14 @@ class JsonResponse(web.StreamResponse):
             await self._write_large(head.encode())
 
     async def _write_large(self, head: bytes) -> None:
-        sender = self._protocol if isinstance(self._protocol, Sender) else None
-        if sender is not None:
-            sender.shared = self._json
-        await self._writer.write(head)
-        await self._writer.write(self._json)
-        if sender is not None:
-            sender.count_unsent()
+        if isinstance(self._protocol, Sender):
+            await self._protocol.unsent.room()
+            await self._writer.write(head)
+            await self._protocol.send_large(self._json, self._write_part)
+        else:  # a server that is not recon's, in a test
+            await self._writer.write(head + self._json)
         await self._writer.write_eof()
+
+    async def _write_part(self, part: bytes) -> None:
+        await self._writer.write(part)
         await self._writer.drain()
-        if sender is not None:
-            sender.shared = None

@@ -6,7 +6,8 @@ import fcntl
 import socket
 import struct
 import termios
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -18,6 +19,15 @@ from recon import metrics
 # never reads.
 _NO_LINGERING = struct.pack("ii", 1, 0)
 
+# While answers need room, a client that takes less than so many bytes in so many seconds is closed. An event loop that
+# is busy reads again within half a second, and 400 clients that never read 3 MB each are closed after 5 s.
+LEAST_TAKEN, PATIENCE = 65_536, 0.5
+_LOOKS = 5  # in this time, at all connections with unsent data
+
+# Bytes of a large answer that a transport holds at most, or twice that under TLS. Each part takes a turn of the event
+# loop if the client is slow.
+PART = 65_536
+
 
 class Sender(web.RequestHandler):
     """The sending half of a connection: it reports to `unsent` whenever an answer waits for its client.
@@ -26,21 +36,23 @@ class Sender(web.RequestHandler):
     ----------
     socket_transport : the TCP transport; under TLS, `transport` is the one above it.
     unsent : where it reports.
-    shared : the body that is being sent, if other connections may be sending the same object.
+    shared : the large body that is being sent, if any; other connections may be sending the same object.
+    left : how many bytes of it the transport was not given yet.
     """
 
-    __slots__ = ("shared", "socket_transport", "unsent")
+    __slots__ = ("left", "shared", "socket_transport", "unsent")
 
     def __init__(self, manager: web.Server, unsent: "Unsent", **options: Any) -> None:
         super().__init__(manager, **options)
         self.unsent = unsent
         self.socket_transport: asyncio.Transport | None = None
         self.shared: bytes | None = None
+        self.left = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to serve; the transport reports the first byte that the socket's buffer does not take."""
-        if self.socket_transport is transport:
-            self.socket_transport.set_write_buffer_limits(high=0)
+        """Begin to serve; the transport reports when the socket's buffer does not take everything."""
+        for each in {transport, self.socket_transport}:
+            each.set_write_buffer_limits(high=1)  # type: ignore[union-attr] # they are asyncio.Transport
         super().connection_made(transport)
 
     def pause_writing(self) -> None:
@@ -50,8 +62,7 @@ class Sender(web.RequestHandler):
 
     def resume_writing(self) -> None:
         """Go on answering: the client has taken everything, or under TLS the TCP transport has."""
-        if not self.unsent_bytes():
-            self.unsent.discard(self)
+        self._discard_if_taken()
         super().resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -60,16 +71,33 @@ class Sender(web.RequestHandler):
         super().connection_lost(exc)
         self.socket_transport = None  # which holds what was not sent
 
-    def count_unsent(self) -> None:
-        """Report a large answer that was just written.
+    async def send_large(self, body: bytes, write: Callable[[bytes], Awaitable[None]]) -> None:
+        """Send a body in parts, each when the client has taken the one before.
 
-        Under TLS nothing else does: the TLS transport hands everything to the TCP transport, however much waits there.
+        So the transport holds little of it, and under TLS no encrypted copy of it is made: the copy's memory would be
+        kept, and grow to that of the largest answer, as long as the connection is open.
         """
-        if self.transport is not self.socket_transport and self.unsent_bytes():
-            self.unsent.add(self)
+        self.shared, self.left = body, len(body)
+        self.unsent.add(self)
+        try:
+            for start in range(0, len(body), PART):
+                part = body[start : start + PART]
+                self.left -= len(part)
+                await write(part)
+        finally:
+            self.shared, self.left = None, 0
+            self._discard_if_taken()
+
+    def _discard_if_taken(self) -> None:
+        if not self.has_unsent():
+            self.unsent.discard(self)
+
+    def has_unsent(self) -> bool:
+        """Whether the process's memory has an answer that waits for the client."""
+        return self.shared is not None or self.unsent_bytes() > 0
 
     def unsent_bytes(self) -> int:
-        """Count the bytes of answers in this process's memory."""
+        """Count the bytes that the transports hold."""
         if self.socket_transport is None or self.socket_transport.is_closing():
             return 0
         count = self.socket_transport.get_write_buffer_size()
@@ -83,13 +111,13 @@ class Sender(web.RequestHandler):
         if self.socket_transport is not None:
             with suppress(OSError):  # not every operating system tells; then the process's own buffer has to do
                 fcntl.ioctl(self.socket_transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
-        return self.unsent_bytes() + queued[0]
+        return self.left + self.unsent_bytes() + queued[0]
 
     def memory(self) -> tuple[int, int]:
         """What holds the unsent bytes in memory, and its size: a shared body counts once, however many send it."""
-        if self.shared is not None and self.transport is self.socket_transport:  # TLS encrypts it for each
+        if self.shared is not None:
             return id(self.shared), len(self.shared)
-        return id(self), self.bytes_to_take()  # what is sent in part is held whole
+        return id(self), self.unsent_bytes()
 
     def abort(self) -> None:
         """Close the connection now, and drop what waits to be sent, the kernel's part included."""
@@ -104,35 +132,51 @@ class Sender(web.RequestHandler):
 class _Waiting(NamedTuple):
     holder: int
     to_take: int
+    since: float
 
 
 class Unsent:
     """The connections with unsent data, and the memory that this takes in total.
 
-    When the memory exceeds `limit` bytes, the connections are closed whose clients have taken nothing for longest. One
-    is always left, so that any single answer can be sent.
+    While the memory is `limit` bytes or more, large answers wait for room (backpressure), and the connections of the
+    slowest readers are closed: a client has `patience` seconds for each LEAST_TAKEN bytes, a new one too. A single
+    answer that nothing else waits behind is always sent.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, patience: float = PATIENCE) -> None:
         self._limit = limit
+        self._patience = patience
         self._total = 0
         self._waiting: OrderedDict[Sender, _Waiting] = OrderedDict()  # the longest without progress comes first
         self._holders: dict[int, tuple[int, int]] = {}  # of each: how many connections send it, and its bytes
+        self._queue: deque[asyncio.Future[None]] = deque()  # of those who wait for room
+        self._admission: asyncio.Handle | None = None
+        self._next_look: asyncio.Handle | None = None
 
     def __contains__(self, sender: Sender) -> bool:
         return sender in self._waiting
 
+    async def room(self) -> None:
+        """Wait, in turn, until another large answer can be made or sent."""
+        if self._total < self._limit and not self._queue:
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        self._admit_soon()
+        self._look_soon()
+        await turn
+
     def add(self, sender: Sender) -> None:
-        """Count a connection's unsent data, and close the slowest readers if the total is too much now."""
+        """Count a connection's unsent data."""
         self.discard(sender)
         holder, size = sender.memory()
         count, known = self._holders.get(holder, (0, size))
         self._holders[holder] = count + 1, known
         if count == 0:
             self._total += size
-        self._waiting[sender] = _Waiting(holder, sender.bytes_to_take())
-        if self._total > self._limit:
-            self._make_room()
+        self._waiting[sender] = _Waiting(holder, sender.bytes_to_take(), asyncio.get_running_loop().time())
+        if self._total >= self._limit:
+            self._look_soon()
 
     def discard(self, sender: Sender) -> None:
         """Count a connection's data no longer."""
@@ -144,36 +188,61 @@ class Unsent:
             self._holders[waiting.holder] = count - 1, size
         else:
             self._total -= size
+        if self._queue:
+            self._admit_soon()
 
     def refresh(self) -> None:
-        """Notice which clients have taken something, and which everything."""
+        """Notice which clients have taken everything, and which have taken enough to count as new."""
         for sender, waiting in list(self._waiting.items()):
             self._has_progressed(sender, waiting)
 
     def _has_progressed(self, sender: Sender, waiting: _Waiting) -> bool:
-        """Whether the client took something since the last look. If so, its connection becomes the last in line."""
-        if not sender.unsent_bytes():
+        """Whether the client took enough. If so, its connection becomes the last in line."""
+        if not sender.has_unsent():
             self.discard(sender)
-        elif (to_take := sender.bytes_to_take()) < waiting.to_take:
-            self._waiting[sender] = _Waiting(waiting.holder, to_take)
+        elif (to_take := sender.bytes_to_take()) <= waiting.to_take - LEAST_TAKEN:
+            self._waiting[sender] = _Waiting(waiting.holder, to_take, asyncio.get_running_loop().time())
             self._waiting.move_to_end(sender)
         else:
             return False
         return True
 
-    def _make_room(self) -> None:
-        for _ in range(len(self._waiting) - 1):  # all but the newest, whose client had no time yet
-            if self._total <= self._limit:
-                return
-            sender, waiting = next(iter(self._waiting.items()))
-            if not self._has_progressed(sender, waiting):
-                self._close(sender)
-        # What is left is too much although its clients read: now those that took something longest ago have to go.
-        self._waiting.move_to_end(next(iter(self._waiting)))
-        while self._total > self._limit and len(self._waiting) > 1:
-            self._close(next(iter(self._waiting)))
+    def _look_soon(self) -> None:
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().call_later(self._patience / _LOOKS, self._look)
 
-    def _close(self, sender: Sender) -> None:
-        self.discard(sender)
-        metrics.CONNECTIONS_CLOSED.labels("unsent").inc()
-        sender.abort()
+    def _look(self) -> None:
+        self._next_look = None
+        self.refresh()
+        self._make_room()
+        if self._queue:
+            self._admit_soon()
+        if self._queue or self._total >= self._limit:
+            self._look_soon()
+
+    def _admit_soon(self) -> None:
+        if self._admission is None:
+            self._admission = asyncio.get_running_loop().call_soon(self._admit)
+
+    def _admit(self) -> None:
+        """Give the next who waits for room its turn. It counts what it writes before another one has its turn."""
+        self._admission = None
+        self._make_room()
+        if self._queue and self._total < self._limit:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+            if self._queue:
+                self._admit_soon()
+
+    def _make_room(self) -> None:
+        """Close the slowest readers, as far as needed."""
+        latest = asyncio.get_running_loop().time() - self._patience
+        while self._total >= self._limit and (self._queue or len(self._waiting) > 1):
+            sender, waiting = next(iter(self._waiting.items()))
+            if waiting.since > latest:
+                return
+            if not self._has_progressed(sender, waiting):
+                self.discard(sender)
+                metrics.CONNECTIONS_CLOSED.labels("unsent").inc()
+                sender.abort()
