@@ -6,6 +6,7 @@ import itertools
 import json
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -51,6 +52,11 @@ def descriptors(process: Process) -> int:
     """How many files the process and its workers have open."""
     family = [psutil.Process(process.popen.pid), *psutil.Process(process.popen.pid).children()]
     return sum(each.num_fds() for each in family)
+
+
+def descriptors_of(process: Process) -> list[Path]:
+    """The links to what the process has open."""
+    return list(Path(f"/proc/{process.popen.pid}/fd").iterdir())
 
 
 @pytest.fixture
@@ -143,7 +149,9 @@ async def test_heads_without_end(
     # A client that goes on sending may lose the answer with the connection.
     assert {answer.rpartition(b"HTTP/1.")[2][2:5] for answer, _ in answers} <= {b"431", b"200", b""}
     assert any(b" 431 " in answer for answer, _ in answers)
-    assert after - before < (160 if tls_on else 60) * MB  # TLS has buffers of its own
+    # Each head of 32 KiB is held twice at most; a connection has some 15 KiB of objects. Under TLS it also has the
+    # buffers of uvloop and of OpenSSL, which grow to what comes in one turn of the event loop: 256 KiB each.
+    assert after - before < 150 * ((512 if tls_on else 0) + 2 * 32 + 16) * 1024 + 20 * MB * int(workers)
 
 
 def trusting_everybody() -> ssl.SSLContext:
@@ -321,9 +329,60 @@ async def _send(writer: asyncio.StreamWriter, wire: bytes, size: int) -> None:
         await writer.drain()
 
 
+LAST = HEAD + b"Connection: close\r\n\r\n"
+VALID = {
+    "reads": GET + LAST,
+    "a body": FIRST["after a body"] + LAST,
+    "chunks and a trailer": FIRST["after chunks"][:-2] + b"T: x\r\n\r\n" + LAST,
+    "empty lines": b"\r\n\r\n" + LAST,
+    "an offer": HEAD + H2C + b"\r\n" + LAST,
+    "HTTP/1.0": GET + b"GET /healthz HTTP/1.0\r\n\r\n",
+}
+INVALID = {
+    "bare LF": GET + b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
+    "an end of two kinds": GET + HEAD + b"\n",
+    "a folded field": GET + HEAD + b"X: a\r\n b\r\n\r\n",
+    "a bare CR": GET + HEAD + b"X: a\rb\r\n\r\n",
+    "two lengths": GET + HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+    "a length and chunks": GET + HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "no chunk": POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n\r\n",
+}
+
+
+async def _statuses(port: int, *parts: bytes) -> list[bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    _at_once(writer)
+    with suppress(ConnectionError):
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(0.001)  # nearly always a segment of its own; the answers must be the same anyway
+    received = await everything(reader)
+    writer.close()
+    return [line.split(b" ")[1] for line in received.splitlines() if line.startswith(b"HTTP/1.")]
+
+
+@pytest.mark.parametrize("wire", [*VALID.values(), *INVALID.values()], ids=[*VALID, *INVALID])
+async def test_a_stream_cut_in_two(wire: bytes, port: int) -> None:
+    """Wherever a stream of requests is cut, it has the answers of the whole stream; one with an error does not hang."""
+    valid = wire in VALID.values()
+    async with asyncio.timeout(60):
+        whole = await _statuses(port, wire)
+        assert not valid or set(whole) == {b"200"}
+        for cut in range(1, len(wire)):
+            answers = await _statuses(port, wire[:cut], wire[cut:])
+            # With an error, answers may be lost to a client that goes on sending; and what came in the same segment
+            # before the error is not executed.
+            assert answers == whole if valid else set(answers[:-1]) <= {b"200"}, cut
+
+
 async def test_a_newcomer_among_many(start_recon: StartRecon, database_url: str) -> None:
-    """With hundreds of busy connections a new one is served soon."""
+    """With hundreds of busy connections a new one is served; the event loop accepts eight of them in each turn.
+
+    The test counts the descriptors of the listening socket, since the time depends on the machine. 100 clients that
+    came at once to 500 busy ones waited for 4.3 s (median) with one descriptor, and for 0.6 s with eight.
+    """
     process = start_recon("--database-url", database_url)
+    listening = Counter(each.readlink() for each in descriptors_of(process))
     with ExitStack() as stack:
         busy = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(300)]
         for _, writer in busy:
@@ -331,6 +390,7 @@ async def test_a_newcomer_among_many(start_recon: StartRecon, database_url: str)
             writer.write(GET * 20)
         status, _ = await probe(process.port)
         assert status == 200
+    assert max(count for name, count in listening.items() if name.name.startswith("socket:")) == 8
 
 
 # What recon uses of aiohttp that aiohttp does not promise, by class: all of it.
