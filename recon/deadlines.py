@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, TypeAlias
+from weakref import ReferenceType, ref
 
 from recon.errors import DeadlineExceeded, OutcomeUnknown
 
@@ -24,14 +25,15 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         self._tick = seconds / _TICKS
-        self._new: list[Waiting] = []  # since the last tick
-        self._older: deque[list[Waiting]] = deque()  # the oldest tick's first
+        # By weak references: an answered future is kept by nobody else, and its answer may have megabytes.
+        self._new: list[ReferenceType[Waiting]] = []  # since the last tick
+        self._older: deque[list[ReferenceType[Waiting]]] = deque()  # the oldest tick's first
         self._changing: set[Waiting] = set()
         self._ticking = False
 
     def watch(self, future: Waiting) -> None:
         """From now on the future's time is running."""
-        self._new.append(future)
+        self._new.append(ref(future))
         if not self._ticking:
             self._ticking = True
             asyncio.get_running_loop().call_later(self._tick, self._end_tick)
@@ -48,10 +50,9 @@ class Deadlines:
         try:
             self._older.append(self._new)
             self._new = []
-            # Only what is not answered is kept, so that memory is bounded by that.
-            self._older = deque([future for future in futures if not future.done()] for futures in self._older)
+            self._older = deque([each for each in references if _waiting(each)] for references in self._older)
             if len(self._older) == _TICKS:
-                for future in self._older.popleft():
+                for future in filter(None, map(_waiting, self._older.popleft())):
                     future.set_exception(OutcomeUnknown() if future in self._changing else DeadlineExceeded())
         finally:  # whatever happens to one future, the time of the others goes on
             self._ticking = any(self._older)
@@ -59,3 +60,9 @@ class Deadlines:
                 asyncio.get_running_loop().call_later(self._tick, self._end_tick)
             else:
                 self._older.clear()
+
+
+def _waiting(reference: ReferenceType[Waiting]) -> Waiting | None:
+    """The future, unless it is done."""
+    future = reference()
+    return None if future is None or future.done() else future
