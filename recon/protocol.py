@@ -136,7 +136,7 @@ class Connection(Sender):
         if self._between and size <= self._max_head:
             end = data.find(_END) + 4  # its length; a name for it would cost each request
             # One whole head, and no second one behind it: usually a request that comes whole and on its own.
-            if end == size or (end > 3 and data.find(_END, end) < 0):  # noqa: PLR2004 (that is, it was found)
+            if end > 3 and (end == size or data.find(_END, end) < 0):  # noqa: PLR2004 (that is, it was found)
                 count = self._request_count
                 _receive(self, data)
                 if self._request_count != count:

@@ -203,12 +203,34 @@ async def test_the_size_of_a_head(first: bytes, cut: int, port: int) -> None:
         for start in range(0, len(wire), cut):
             writer.write(wire[start : start + cut])
             await asyncio.sleep(0)
-        async with asyncio.timeout(10):
-            answers = [await _answer(reader) for _ in range(wire.count(b" HTTP/1.1"))]
-        writer.close()
+        try:
+            async with asyncio.timeout(10):
+                answers = [await _answer(reader) for _ in range(wire.count(b" HTTP/1.1"))]
+        finally:
+            writer.close()
 
         assert [status for status, _ in answers] == [b"200"] * (len(answers) - 1) + [expected]
         assert (expected == b"431") == (b"--max-head" in answers[-1][1])
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+async def test_the_first_bytes_of_a_head_count(size: int, port: int) -> None:
+    """However few bytes of a head come in the first segment, they are a part of its size."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        async with asyncio.timeout(10):
+            for first in (b"", GET):  # of a new connection, and of one that is kept
+                if first:
+                    writer.write(first)
+                    assert (await _answer(reader))[0] == b"200"
+                head = _head_of(2048 + bool(first))[:2048]
+                _at_once(writer)
+                writer.write(head[:size])
+                await asyncio.sleep(0.05)  # a segment of its own
+                writer.write(head[size:])
+                assert (await _answer(reader))[0] == (b"431" if first else b"200")
+    finally:
+        writer.close()
 
 
 def _at_once(writer: asyncio.StreamWriter) -> None:
