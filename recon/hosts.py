@@ -8,6 +8,7 @@ from recon import metrics
 from recon.errors import ForeignHost
 
 _MOST_KNOWN = 1000  # values of the Host header that are remembered: each client uses one or two
+_LONGEST_KNOWN = 300  # characters: a name has at most 253, an address fewer
 
 
 class Hosts:
@@ -34,7 +35,7 @@ class Hosts:
         ):
             metrics.count_refusal("host")
             raise ForeignHost
-        if len(self.known) < _MOST_KNOWN:
+        if len(self.known) < _MOST_KNOWN and len(host or "") <= _LONGEST_KNOWN:
             self.known.add(host)
 
     def _is_allowed(self, name: str) -> bool:

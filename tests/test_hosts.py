@@ -4,9 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, make_mocked_request
 from conftest import MakeClient, StartRecon
 
+from recon.hosts import Hosts
 from recon.keys import new_key
 from recon.settings import Settings
 
@@ -79,6 +80,16 @@ async def test_other_hosts(settings: dict[str, Any], expected: dict[str, int], m
     client = await make_client(**settings)
 
     assert {host: await _status(client, host) for host in expected} == expected
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """However many spellings of a name clients send, and however long, the memory of them is small."""
+    hosts = Hosts(frozenset())
+    for host in ["a" * 400 + ".localhost", *(f"{number}.localhost" for number in range(1500))]:
+        hosts.check(make_mocked_request("GET", "/", headers={"Host": host}))
+
+    assert len(hosts.known) == 1000
+    assert max(map(len, filter(None, hosts.known))) <= 300
 
 
 @pytest.mark.parametrize("hosts", ["https://shop.example", "shop.example:443", "shop.example/x", "*", "*.shop.example"])
