@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import psutil
 import pytest
 from aiohttp.test_utils import TestClient
 
@@ -28,7 +30,8 @@ from recon.definitions import SCHEMA
 from recon.settings import Settings
 
 RECON = Path(sys.executable).with_name("recon")
-TEMPLATE = "recon_template"
+# One for each of the processes that run the tests, which may share a server.
+TEMPLATE = f"recon_template_{os.getpid()}"
 
 # What the settings are read from must be what a test says, not what the machine happens to have.
 for _name in [name for name in os.environ if name.startswith("RECON_") and not name.startswith("RECON_TEST_")]:
@@ -139,7 +142,6 @@ def server_url(pytestconfig: pytest.Config) -> Iterator[str]:
         asyncio.run(
             execute(
                 url,
-                f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)",
                 f"CREATE DATABASE {TEMPLATE} ENCODING UTF8 TEMPLATE template0",
             )
         )
@@ -199,10 +201,15 @@ async def client(make_client: MakeClient) -> "TestClient[Any, Any]":
 
 
 def free_port() -> int:
-    """A port that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on right now.
+
+    None of those that the system gives to outgoing connections: one of these could be gone before it is used.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 OUTAGE = "recon cannot use the database"  # what a line of the log begins with, and the cause follows
@@ -247,6 +254,17 @@ class Process:
                     return
             time.sleep(0.02)
         raise AssertionError(f"not ready after {seconds} seconds:\n{self.log}")
+
+    def processes(self, workers: int = 1) -> list[psutil.Process]:
+        """Return the process and its workers, once these are there; with one worker, they are the same."""
+        master = psutil.Process(self.popen.pid)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            family = [master, *master.children()]
+            if workers == 1 or len(family) > workers:
+                return family
+            time.sleep(0.02)
+        raise AssertionError(f"fewer than {workers} workers after 30 seconds:\n{self.log}")
 
     def stop(self, signum: int = signal.SIGTERM) -> int:
         """Ask it to stop; its exit code."""

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from aiohttp.test_utils import TestClient
 from conftest import MakeClient, StartRecon, fetch, recon
@@ -520,7 +519,6 @@ async def test_a_process_starts_again_while_the_file_is_invalid(
     (old, old_line), (new, new_line) = new_key("2026", ["identify"]), new_key("2027", ["identify"])
     file.write_text(old_line)
     process = start_recon("--database-url", database_url, "--workers", "2", "--api-keys-file", str(file))
-    master = psutil.Process(process.popen.pid)
 
     async def status(secret: str) -> int:
         connector = aiohttp.TCPConnector(force_close=True)
@@ -532,7 +530,7 @@ async def test_a_process_starts_again_while_the_file_is_invalid(
             while process.log.count(text) < times:
                 await asyncio.sleep(0.1)
 
-    killed, survivor = master.children()
+    _, killed, survivor = process.processes(workers=2)
     for other in (killed, survivor):  # each process has read the file once it answers while the other cannot
         with suspended(other.pid):
             async with asyncio.timeout(20):

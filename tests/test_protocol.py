@@ -127,7 +127,7 @@ async def test_heads_without_end(
     process = start_recon(*options, *(tls if tls_on else []), ready=False)
     await until_serving(process)
     context = trusting_everybody() if tls_on else None
-    family = [psutil.Process(process.popen.pid), *psutil.Process(process.popen.pid).children()]
+    family = process.processes(int(workers))
     before = sum(each.memory_info().rss for each in family)
 
     async def endless(first: bytes) -> tuple[bytes, asyncio.StreamWriter]:

@@ -309,12 +309,7 @@ def test_a_port_that_is_taken_starts_no_database(workers: str, start_recon: Star
 async def test_several_workers_share_a_port_and_their_metrics(start_recon: StartRecon, database_url: str) -> None:
     """With --workers 2 every answer agrees, /metrics sums over both, and a worker that dies is replaced."""
     process = start_recon("--database-url", database_url, "--workers", "2")
-
-    async def both_run() -> bool:
-        return len(_children(process.popen.pid)) == 2
-
-    await until(both_run, "two workers")
-    children = _children(process.popen.pid)
+    children = [each.pid for each in process.processes(workers=2)[1:]]
     for n in range(40):  # each on a connection of its own, so that both workers get some
         await identify(process.url, {"email": f"{n}@hillvalley.edu"})
     async with aiohttp.ClientSession() as session, session.get(f"{process.url}/metrics") as response:
@@ -408,7 +403,11 @@ def test_a_stop_while_starting(tmp_path: Path) -> None:
     assert last.stop() == 0
 
 
-@pytest.mark.parametrize("content", ["1\n", "", "rubbish\n", f"{os.getpid()}\n/somewhere\n1\n5432\n\n\n\nready\n"])
+@pytest.mark.parametrize(
+    "content",
+    ["1\n", "", "rubbish\n", f"{os.getpid()}\n/somewhere\n1\n5432\n\n\n\nready\n"],
+    ids=["a number", "empty", "rubbish", "of this process"],
+)
 def test_a_stale_pid_file(content: str, start_recon: StartRecon, tmp_path: Path) -> None:
     """After a crash the pid file of the embedded PostgreSQL may be cut off, or name somebody else's process."""
     data_dir = tmp_path / "data"
