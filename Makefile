@@ -22,8 +22,12 @@ install: .venv/runtime  ## Make .venv with recon in it (.venv/bin/recon)
 reset: install  ## Delete the data of the embedded PostgreSQL, which `make run` uses
 	@$(BIN)/recon reset --yes
 
+# Most tests wait for programs that they start, so several run at once.
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
+# Files to test, or other options of pytest; all files unless given.
+TESTS ?=
 test: .venv/dev  ## Run the whole test suite on a real PostgreSQL
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
 lint: .venv/dev  ## Check style, types and security
 	$(BIN)/ruff check .
