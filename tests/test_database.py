@@ -42,7 +42,8 @@ async def test_what_conflicts_is_run_again(database: Database, database_url: str
 
     await asyncio.gather(*(database.serializable("test", insert_if_empty) for _ in range(2)))
 
-    assert seen == [0, 0, 1]
+    assert seen[:2] == [0, 0]
+    assert seen[-1] == 1  # usually the third; one that comes while the other commits is retried again
     assert len(await fetch(database_url, "SELECT FROM contact")) == 1
 
 
