@@ -36,7 +36,6 @@ from storm import idle_connections, many_files, probe, storm
 from recon import __version__
 from recon.quantities import quantity
 
-WELL = 5  # seconds after a fault in which everything must be well again
 NORMAL = 2  # seconds after a storm in which everything must be as before
 SHOWN_EVERY = 10  # seconds between two lines about the load
 MIB = 1024 * 1024
@@ -53,6 +52,7 @@ class Soak:
     minutes : what all parts together take, about.
     faults : names of those that come.
     server : the database's server.
+    recovery : seconds after the end of a fault in which recon must serve again.
     figures : what is published.
     wrong : what was lost, or is wrong in another way; a line each.
     """
@@ -60,6 +60,7 @@ class Soak:
     minutes: float
     faults: Sequence[str]
     server: Postgres
+    recovery: float
     figures: Figures = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
@@ -152,7 +153,7 @@ async def _fault(soak: Soak, name: str, rounds: int) -> Figures:
         async with fleet(soak.server, Path(folder)) as recons:
             figures = await survived(FAULTS[name], recons, seed=list(FAULTS).index(name), rounds=rounds)
             wrong = list(figures.violations)
-            if figures.until_well > WELL:
+            if figures.until_well > soak.recovery:
                 wrong.append(f"well again after {figures.until_well:.1f} seconds only")
             return {
                 "times": rounds,
@@ -288,18 +289,21 @@ async def _about(soak: Soak) -> Figures:
 @click.option("--only", type=click.Choice([*PARTS]), multiple=True, help="A part, again for several; all by default.")
 @click.option("--fault", type=click.Choice([*FAULTS]), multiple=True, help="The same for the faults.")
 @click.option(
+    "--recovery", default=5.0, show_default=True, help="Seconds after a fault's end in which recon must serve again."
+)
+@click.option(
     "--publish",
     "to_page",
     is_flag=True,
     help="When nothing is wrong, write docs/soak.json, and its tables to docs/reliability.md.",
 )
-def main(minutes: float, only: Sequence[str], fault: Sequence[str], *, to_page: bool) -> None:
+def main(minutes: float, only: Sequence[str], fault: Sequence[str], recovery: float, *, to_page: bool) -> None:
     """Run, show the figures, and say what was lost."""
     if to_page and (only or fault):
         raise click.UsageError("only what a whole run has found is published")
     # Not below a folder that is closed to other users, of whom the server is one.
     with tempfile.TemporaryDirectory(prefix="recon-soak-") as folder, postgres(Path(folder)) as server:
-        soak = Soak(minutes, fault or [*FAULTS], server)
+        soak = Soak(minutes, fault or [*FAULTS], server, recovery)
         asyncio.run(run(soak, only or [*PARTS]))
     for line in _summary(soak):
         print(line)

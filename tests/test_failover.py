@@ -13,7 +13,9 @@ from faults import until_well
 from postgres import HOST, Postgres
 
 REPLAYED = "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn AS replayed"
-WELL = 5  # seconds after the promotion in which everything must be well again
+# Seconds after the promotion in which recon must serve again. `make soak` holds it to five on a machine of its own;
+# tests share theirs.
+WELL = 20
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def test_a_short_soak() -> None:
     """It loads recon, breaks something, shows what came of it, and says that nothing was lost."""
     done = subprocess.run(
         [
-            *(sys.executable, "tests/soak.py", "--minutes", "0.05"),
+            *(sys.executable, "tests/soak.py", "--minutes", "0.05", "--recovery", "30"),
             *("--only", "load", "--only", "faults", "--fault", "kill -9 after COMMIT", "--only", "storm"),
         ],
         cwd=ROOT,
