@@ -13,10 +13,14 @@ from types import FrameType
 
 import click
 
-from bench import load, machine, plan, postgres, profile, report
+from bench import plan
 from bench import series as one_series
+from bench.load import wrk
 from bench.plan import Case
-from bench.results import Profile, Results, Series
+from bench.profile import measure
+from bench.report import machine, page
+from bench.report.results import Profile, Results, Series
+from bench.systems import postgres
 
 RESULTS = Path(__file__).with_name("results")
 OVERHEAD = 5  # seconds that a series takes beside its load: database, start, checks
@@ -71,7 +75,7 @@ def main(
     profile: where the time goes, for the bars that are hard to meet.
     """
     if redraw:
-        report.write(report.read(output), output)
+        page.write(page.read(output), output)
         return
     if quick:
         rounds, seconds = 1, min(seconds, 3)
@@ -83,18 +87,18 @@ def main(
         raise click.UsageError("no series matches; --list shows all")
     times = one_series.Times(warm_up=1 if quick else warm_up, series=seconds, memory=20 if quick else 300)
     with _failing_clearly():
-        load.wrk()
+        wrk.wrk()
         if only_profile or not only:
-            profile.pyspy()
+            measure.pyspy()
         with _database() as (server, folder):
-            results = report.read(output) if only_profile else _measure(cases, times, rounds, server, folder)
+            results = page.read(output) if only_profile else _measure(cases, times, rounds, server, folder)
             if only_profile or not only:
                 results.profile = _profile(server, folder, quick=quick)
-    report.write(results, output)
+    page.write(results, output)
     if not only_profile:
         for connections in (plan.FEW, plan.MANY, 1):
-            click.echo(f"\nConnections: {connections}\n\n{report.figures_table(results, connections)}")
-    click.echo(f"\n{report.bars_table(results)}\n")
+            click.echo(f"\nConnections: {connections}\n\n{page.figures_table(results, connections)}")
+    click.echo(f"\n{page.bars_table(results)}\n")
     click.echo(f"{output}: results.json, README.md, results.png")
     measured = [] if only_profile else list(results.series)
     measured += results.profile.series if results.profile else []
@@ -109,7 +113,7 @@ def _failing_clearly() -> Iterator[None]:
         signal.signal(signum, _end)
     try:
         yield
-    except (load.LoadFailed, postgres.NotDurable, RuntimeError, OSError) as error:
+    except (wrk.LoadFailed, postgres.NotDurable, RuntimeError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo()
@@ -148,7 +152,7 @@ def _measure(
         # What is left is scaled by how the estimates have been so far.
         so_far = sum(_expected(done, times) for done in cases[:number])
         left = (expected - so_far) * (time.monotonic() - started) / so_far
-        click.echo(f"{report.line(series)}  [{time.monotonic() - begun:.0f} s; {_minutes(left)} left]")
+        click.echo(f"{page.line(series)}  [{time.monotonic() - begun:.0f} s; {_minutes(left)} left]")
     results.minutes = (time.monotonic() - started) / 60
     return results
 
@@ -157,11 +161,11 @@ def _profile(server: postgres.Postgres, folder: Path, *, quick: bool) -> Profile
     """See where the time goes, telling of each series as it ends."""
     click.echo("the profile: two minutes in which the machine should be left alone")
     seconds, warm_up = (2, 1) if quick else (5, 2)
-    return profile.measure(
+    return measure.measure(
         one_series.Times(warm_up, seconds, memory=0),
         server,
         folder,
-        lambda series: click.echo(f"{series.name:<21}{report.line(series)}"),
+        lambda series: click.echo(f"{series.name:<21}{page.line(series)}"),
     )
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 import asyncpg
 import click
 
-from bench import load, people, postgres
-from bench.systems import SYSTEMS, serving
-from bench.tables import table
-from bench.watch import Meanwhile
-from bench.workloads import WORKLOADS
+from bench.load import people, wrk
+from bench.load.watch import Meanwhile
+from bench.load.workloads import WORKLOADS
+from bench.report.tables import table
+from bench.systems import postgres
+from bench.systems.processes import SYSTEMS, serving
 from recon import invariants
 
 CONNECTIONS = 64
@@ -126,7 +127,7 @@ def _rate(disturbance: Disturbance, server: postgres.Postgres, folder: Path, sec
     with serving(SYSTEMS["recon"], url, folder / "system.log") as recon, ExitStack() as stack:
         if disturbed:
             stack.enter_context(disturbance.going_on(recon.port, url))  # type: ignore[arg-type]
-        done = load.run(
+        done = wrk.run(
             recon.port,
             workload.requests,
             people.MEASURED,
@@ -137,7 +138,7 @@ def _rate(disturbance: Disturbance, server: postgres.Postgres, folder: Path, sec
         )
     violations, _ = asyncio.run(invariants.check(url))
     if done.errors or violations or recon.problem:
-        raise load.LoadFailed(f"{done.errors} errors, {len(violations)} violations; {recon.problem or 'it ended well'}")
+        raise wrk.LoadFailed(f"{done.errors} errors, {len(violations)} violations; {recon.problem or 'it ended well'}")
     return done.requests / done.seconds
 
 

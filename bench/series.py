@@ -8,15 +8,16 @@ from pathlib import Path
 
 import asyncpg
 
-from bench import load, people, rawdb
-from bench.load import Load, LoadFailed
+from bench.load import people, wrk
+from bench.load.probe import Probe
+from bench.load.watch import MemoryWatch, cpu_of
+from bench.load.workloads import WORKLOADS, Growth, Range, Workload, growth
+from bench.load.wrk import Load, LoadFailed
 from bench.plan import Case
-from bench.postgres import Postgres
-from bench.probe import Probe
-from bench.results import Series
-from bench.systems import SYSTEMS, Server, SystemFailed, serving
-from bench.watch import MemoryWatch, cpu_of
-from bench.workloads import WORKLOADS, Growth, Range, Workload, growth
+from bench.report.results import Series
+from bench.systems import rawdb
+from bench.systems.postgres import Postgres
+from bench.systems.processes import SYSTEMS, Server, SystemFailed, serving
 from recon import invariants
 from recon.quantities import quantity
 
@@ -118,7 +119,7 @@ def _http(series: Series, seconds: tuple[int, int], postgres: Postgres, folder: 
 
 
 def _load(server: Server, workload: Workload, space: str, connections: int, seconds: int) -> Load:
-    return load.run(
+    return wrk.run(
         server.port,
         workload.requests,
         space,

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from bench import people
-from bench.watch import Meanwhile
-from bench.workloads import Growth, Range, Workload
+from bench.load import people
+from bench.load.watch import Meanwhile
+from bench.load.workloads import Growth, Range, Workload
 
 INTERVAL = 0.1  # seconds between requests: under a thousandth of the load
 TIMEOUT = 10  # seconds to wait for an answer

@@ -1,6 +1,6 @@
 """recon with a clock at each step, for the profile: nothing of it is in recon itself.
 
-.venv/bin/python -m bench.timed serve --port PORT
+.venv/bin/python -m bench.profile.timed serve --port PORT
 
 Serves as `recon serve` does, and prints when each step ended and how long it took as its last line.
 """

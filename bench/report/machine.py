@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 
-from bench import load
-from bench.postgres import SHOWN, Postgres
-from bench.watch import MIB
+from bench.load import wrk
+from bench.load.watch import MIB
+from bench.systems.postgres import SHOWN, Postgres
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("recon", "aiohttp", "asyncpg", "uvloop", "pydantic", "gunicorn")
 FLUSHES = 200  # writes of a page, flushed each, to see what the disk makes of it
 PAGE = 8192  # bytes
@@ -32,7 +32,7 @@ def describe(data_dir: Path, postgres: Postgres) -> dict[str, str]:
         "PostgreSQL": f"{postgres.settings['server_version']}, Unix socket; "
         + ", ".join(f"{name} {postgres.settings[name]}" for name in SHOWN),
         "Python": f"{platform.python_version()}; " + ", ".join(f"{name} {version(name)}" for name in PACKAGES),
-        "load generator": load.version(),
+        "load generator": wrk.version(),
         "source": source(),
     }
 

@@ -15,14 +15,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import machine, timed
 from bench import series as one_series
-from bench.load import GRACE, LoadFailed
+from bench.load.wrk import GRACE, LoadFailed
 from bench.plan import FEW, Case
-from bench.postgres import Postgres
-from bench.results import Profile, Series, Share, Step
+from bench.profile import timed
+from bench.report import machine
+from bench.report.results import Profile, Series, Share, Step
 from bench.series import LOG
-from bench.systems import Server
+from bench.systems.postgres import Postgres
+from bench.systems.processes import Server
 
 RATE = 200  # samples a second
 SAMPLED_LONGER = 2  # times as long as the others, for enough samples

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from bench import limits
-from bench.bars import Bar, bars, memory_of
+from bench.load.workloads import WORKLOADS
 from bench.plan import FEW, MANY
-from bench.results import Results, Series
-from bench.systems import SYSTEMS
-from bench.tables import table
-from bench.workloads import WORKLOADS
+from bench.report import limits
+from bench.report.bars import Bar, bars, memory_of
+from bench.report.results import Results, Series
+from bench.report.tables import table
+from bench.systems.processes import SYSTEMS
 from recon.quantities import quantity
 
 ENOUGH_ROUNDS = 3

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.plan import FEW, MANY
-from bench.results import Results, Series
+from bench.report.results import Results, Series
 
 RECON = ("recon", "recon-2", "plain")
 FIRST_MINUTE = 60  # seconds; a fifth of the time when the memory is watched for less than five minutes

@@ -3,11 +3,11 @@
 from operator import itemgetter
 from textwrap import fill
 
-from bench import timed
-from bench.bars import bars
 from bench.plan import FEW
-from bench.results import Profile, Results, Series, Share, Step
-from bench.tables import table
+from bench.profile import timed
+from bench.report.bars import bars
+from bench.report.results import Profile, Results, Series, Share, Step
+from bench.report.tables import table
 from recon.quantities import quantity
 
 NOT_MEASURED = "Where the time goes was not measured (`python -m bench --profile` adds it)."

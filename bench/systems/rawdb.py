@@ -12,8 +12,8 @@ from pathlib import Path
 import asyncpg
 import uvloop
 
-from bench import people
-from bench.load import GRACE, LoadFailed, cpu_of_children
+from bench.load import people
+from bench.load.wrk import GRACE, LoadFailed, cpu_of_children
 from recon.database import SESSION, Connection
 from recon.postmaster import programs
 

@@ -1,6 +1,6 @@
 """The limit of the HTTP side: validate the body as recon does, answer something fixed, no database.
 
-.venv/bin/python -m bench.handler PORT
+.venv/bin/python -m bench.systems.handler PORT
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import uvloop
 from aiohttp import web
 from pydantic_core import to_json
 
-from bench import people
+from bench.load import people
 from recon.models import IdentifyRequest, IdentifyResponse
 
 BACKLOG = 2048  # as recon's

@@ -57,8 +57,8 @@ class System:
     def command(self, port: int) -> list[str]:
         """How to start it on a port."""
         if self.kind == "handler":
-            return [sys.executable, "-m", "bench.handler", str(port)]
-        program = [sys.executable, "-m", "bench.timed"] if self.timed else [recon_program()]
+            return [sys.executable, "-m", "bench.systems.handler", str(port)]
+        program = [sys.executable, "-m", "bench.profile.timed"] if self.timed else [recon_program()]
         return [*program, "serve", "--port", str(port)]
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.load import Load
+from bench.load.wrk import Load
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from bench import people
-from bench.watch import cpu_seconds
+from bench.load import people
+from bench.load.watch import cpu_seconds
 from recon import localpg
 from recon.schema import apply_schema
 

@@ -1,0 +1,1 @@
+"""Where the time goes: recon with its steps timed, and under a sampling profiler."""

@@ -1,0 +1,1 @@
+"""What is published: the figures, the targets that they are held against, the page and the plot."""
