@@ -71,8 +71,8 @@ def main(
 
     Everything runs on this machine, one series after another, each with a PostgreSQL database of its
     own. Nothing else should run meanwhile. The exit code is 1 when a series failed: wrong rows, wrong
-    answers, violated invariants. A bar that is not met does not fail. A run of all series ends with the
-    profile: where the time goes, for the bars that are hard to meet.
+    answers, violated invariants. A target that is not met does not fail. A run of all series ends with the
+    profile: where the time goes, for the targets that are hard to meet.
     """
     if redraw:
         page.write(page.read(output), output)
@@ -98,7 +98,7 @@ def main(
     if not only_profile:
         for connections in (plan.FEW, plan.MANY, 1):
             click.echo(f"\nConnections: {connections}\n\n{page.figures_table(results, connections)}")
-    click.echo(f"\n{page.bars_table(results)}\n")
+    click.echo(f"\n{page.targets_table(results)}\n")
     click.echo(f"{output}: results.json, README.md, results.png")
     measured = [] if only_profile else list(results.series)
     measured += results.profile.series if results.profile else []

@@ -31,7 +31,7 @@ class Case:
 def cases(rounds: int, only: tuple[str, ...]) -> list[Case]:
     """All series of a run.
 
-    What a bar compares stands close together, and every second round goes backwards, so that a machine
+    What a target compares stands close together, and every second round goes backwards, so that a machine
     that gets slower or faster meanwhile favours nobody.
     """
     plan: list[Case] = []

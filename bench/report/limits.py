@@ -1,13 +1,13 @@
-"""The page's part about the bars that are not met: what limits them, in words beside the figures of one run."""
+"""The page's part about the targets that are not met: what limits them, in words beside the figures of one run."""
 
 from operator import itemgetter
 from textwrap import fill
 
 from bench.plan import FEW
 from bench.profile import timed
-from bench.report.bars import bars
 from bench.report.results import Profile, Results, Series, Share, Step
 from bench.report.tables import table
+from bench.report.targets import targets
 from recon.quantities import quantity
 
 NOT_MEASURED = "Where the time goes was not measured (`python -m bench --profile` adds it)."
@@ -80,9 +80,12 @@ much of it is the kernel, the table above says.
 
 
 def section(results: Results) -> str:
-    """The bars that are not met, and the profile."""
-    unmet = [bar for bar in bars(results) if bar.met is False]
-    listed = "\n".join(f"- {bar.title}: {bar.shown} (bar: {bar.goal})" for bar in unmet) or "All bars are met."
+    """The targets that are not met, and the profile."""
+    unmet = [target for target in targets(results) if target.met is False]
+    listed = (
+        "\n".join(f"- {target.title}: {target.shown} (target: {target.bound})" for target in unmet)
+        or "All targets are met."
+    )
     profile = results.profile
     if profile is None:
         return f"{listed}\n\n{NOT_MEASURED}"

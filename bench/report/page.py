@@ -1,4 +1,4 @@
-"""What is published: results.json, the page with tables and bars, the plot."""
+"""What is published: results.json, the page with tables and targets, the plot."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,9 @@ from statistics import median
 from bench.load.workloads import WORKLOADS
 from bench.plan import FEW, MANY
 from bench.report import limits
-from bench.report.bars import Bar, bars, memory_of
 from bench.report.results import Results, Series
 from bench.report.tables import table
+from bench.report.targets import Target, memory_of, targets
 from bench.systems.processes import SYSTEMS
 from recon.quantities import quantity
 
@@ -38,13 +38,13 @@ Written by `python -m bench`; do not edit. Measured on {day} in {minutes:.0f} mi
 
 ![Requests a second by workload and system](results.png)
 
-## Bars
+## Targets
 
 Ratios are taken within a round, and the median over the rounds counts; of what must not happen at all, the worst.
 
-{bars}
+{targets}
 
-## The bars that are not met, and what limits them
+## The targets that are not met, and what limits them
 
 {limits}
 
@@ -107,7 +107,7 @@ def page(results: Results) -> str:
         rounds=rounds,
         warm_up=results.warm_up,
         seconds=results.seconds,
-        bars=bars_table(results),
+        targets=targets_table(results),
         limits=limits.section(results),
         few=FEW,
         figures_few=figures_table(results, FEW),
@@ -123,13 +123,19 @@ def page(results: Results) -> str:
     )
 
 
-def bars_table(results: Results) -> str:
-    """The bars, met and not met."""
+def targets_table(results: Results) -> str:
+    """The targets, met and not met."""
 
-    def row(bar: Bar) -> list[str]:
-        return [bar.title, bar.goal, bar.shown + (f" ({bar.remark})" if bar.remark else ""), bar.spread, bar.verdict]
+    def row(target: Target) -> list[str]:
+        return [
+            target.title,
+            target.bound,
+            target.shown + (f" ({target.remark})" if target.remark else ""),
+            target.spread,
+            target.verdict,
+        ]
 
-    return table(("", "bar", "measured", "over the rounds", ""), map(row, bars(results)))
+    return table(("", "target", "measured", "over the rounds", ""), map(row, targets(results)))
 
 
 def figures_table(results: Results, connections: int) -> str:

@@ -1,4 +1,4 @@
-"""What the figures are held against: the bars, each met or not."""
+"""The targets that the figures are compared with, each met or not."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ MOST_MEMORY = 120  # MiB
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """One bar and what was measured.
+class Target:
+    """One target and what was measured.
 
     Attributes
     ----------
     title : what is compared.
-    goal : how good it must be, in words.
+    bound : how good it must be, in words.
     values : one for each round, none when it was not measured.
     figure : the one that counts.
-    met : whether it is good enough; None when it was not measured, or is only told.
+    met : whether it is good enough; None when it was not measured, or has no target.
     """
 
     title: str
-    goal: str
+    bound: str
     values: list[float]
     figure: float | None
     met: bool | None
@@ -48,7 +48,7 @@ class Bar:
         """Met, not met, or not measured."""
         if self.figure is None:
             return "not measured"
-        return {True: "met", False: "**not met**", None: "(no bar)"}[self.met]
+        return {True: "met", False: "**not met**", None: "(no target)"}[self.met]
 
 
 Value = Callable[["Round"], float | None]
@@ -72,31 +72,33 @@ class Round:
         return None if series is None else series.per_second
 
 
-def bars(results: Results) -> list[Bar]:
-    """All bars, in the order of the page."""
+def targets(results: Results) -> list[Target]:
+    """All targets, in the order of the page."""
     rounds = [
         Round([series for series in results.series if series.round == number and series.workload != "memory"])
         for number in range(1, results.rounds + 1)
     ]
 
-    def at_least(title: str, goal: float, value: Value) -> Bar:
+    def at_least(title: str, bound: float, value: Value) -> Target:
         values, figure = _medians(rounds, value)
-        return Bar(title, f"≥ {goal:g}", values, figure, None if figure is None else figure >= goal)
+        return Target(title, f"≥ {bound:g}", values, figure, None if figure is None else figure >= bound)
 
-    def at_most(title: str, goal: float, value: Value) -> Bar:
+    def at_most(title: str, bound: float, value: Value) -> Target:
         values, figure = _medians(rounds, value)
-        return Bar(title, f"≤ {goal:g}", values, figure, None if figure is None else figure <= goal)
+        return Target(title, f"≤ {bound:g}", values, figure, None if figure is None else figure <= bound)
 
-    def worst(title: str, goal: float, value: Value) -> Bar:
+    def worst(title: str, bound: float, value: Value) -> Target:
         """For what must not happen even once: not the median but the most."""
         values = [found for one in rounds if (found := value(one)) is not None]
         figure = max(values, default=None)
-        return Bar(title, f"≤ {goal:g}" if goal else "0", values, figure, None if figure is None else figure <= goal)
+        return Target(
+            title, f"≤ {bound:g}" if bound else "0", values, figure, None if figure is None else figure <= bound
+        )
 
-    def told(title: str, value: Value) -> Bar:
-        """No bar, but worth knowing beside one."""
+    def untargeted(title: str, value: Value) -> Target:
+        """A figure without a target that is worth knowing beside one."""
         values, figure = _medians(rounds, value)
-        return Bar(title, "", values, figure, None)
+        return Target(title, "", values, figure, None)
 
     workloads = ("new", "mix", "known", "known-1m", "hot")
     return [
@@ -106,7 +108,7 @@ def bars(results: Results) -> list[Bar]:
             1,
             _ratio(("new", "recon", MANY), ("new", "pgbench", MANY)),
         ),
-        told(
+        untargeted(
             f"all new, {MANY} connections: recon ÷ pgbench with {FEW} clients",
             _ratio(("new", "recon", MANY), ("new", "pgbench", FEW)),
         ),
@@ -179,21 +181,21 @@ def memory_of(series: Series) -> tuple[float, float, float] | None:
     return (later[0], later[-1], max(later)) if later else None
 
 
-def _memory(results: Results) -> list[Bar]:
+def _memory(results: Results) -> list[Target]:
     watched = next((series for series in results.series if series.workload == "memory"), None)
     found = memory_of(watched) if watched else None
     minutes = f"{watched.seconds / 60:.1f} minutes" if watched else "five minutes"
     title = f"memory of one process, {MANY} connections, {minutes}"
     if watched is None or found is None:
-        return [Bar(f"{title}: most ÷ after the first minute", f"≤ {FLAT:g}", [], None, None)]
+        return [Target(f"{title}: most ÷ after the first minute", f"≤ {FLAT:g}", [], None, None)]
     early, late, most = found
     remark = f"{early:.0f} MiB, at the end {late:.0f} MiB"
     grown = most / early
     faulty = bool(watched.problems or watched.errors)
     return [
-        Bar(f"{title}: most ÷ after the first minute", f"≤ {FLAT:g}", [grown], grown, grown <= FLAT, remark),
-        Bar(f"{title}: MiB at most", f"≤ {MOST_MEMORY}", [most], most, most <= MOST_MEMORY),
-        Bar(
+        Target(f"{title}: most ÷ after the first minute", f"≤ {FLAT:g}", [grown], grown, grown <= FLAT, remark),
+        Target(f"{title}: MiB at most", f"≤ {MOST_MEMORY}", [most], most, most <= MOST_MEMORY),
+        Target(
             "errors, wrong answers, violations, wrong counts of rows meanwhile",
             "0",
             [float(watched.errors + len(watched.problems))],
