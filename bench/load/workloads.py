@@ -37,18 +37,18 @@ class Workload:
         return self.requests != "known"
 
 
-MIX = "70 % known, 20 % new, 8 % a known customer's new phone or email, 2 % joining two known customers"
+MIX = "70% known customers, 20% new ones, 8% known ones with a new phone number or email, 2% two known ones merged"
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("new", "a new customer each time, the table empty at first", "new", 0),
-        Workload("known", "one of 1,000 customers there before, email and phone", "known", 1_000),
-        Workload("known-1m", "one of 1,000 customers among 1,000,000 there before", "known", 1_000_000, regulars=1_000),
-        Workload("any-1m", "any one of 1,000,000 customers there before", "known", 1_000_000),
-        Workload("hot", "one of ten customers there before", "known", 10),
+        Workload("new", "a new customer each time; the table is empty at first", "new", 0),
+        Workload("known", "one of 1,000 stored customers, by email and phone number", "known", 1_000),
+        Workload("known-1m", "one of 1,000 customers among 1,000,000 stored ones", "known", 1_000_000, regulars=1_000),
+        Workload("any-1m", "any one of 1,000,000 stored customers", "known", 1_000_000),
+        Workload("hot", "one of ten stored customers", "known", 10),
         Workload("mix", f"a shop's mix: {MIX}", "mix", 2_000, apart=True),
-        Workload("alone", "one client with one connection, known customers", "known", 1_000),
-        Workload("memory", "the mix, for minutes", "mix", 2_000, apart=True),
+        Workload("alone", "known customers, from one client with one connection", "known", 1_000),
+        Workload("memory", "the mix, for several minutes", "mix", 2_000, apart=True),
     )
 }
 

@@ -6,7 +6,7 @@ from statistics import median
 
 from bench.load.workloads import WORKLOADS
 from bench.plan import FEW, MANY
-from bench.report import limits
+from bench.report import limits, plot
 from bench.report.results import Results, Series
 from bench.report.tables import table
 from bench.report.targets import Target, memory_of, targets
@@ -14,7 +14,6 @@ from bench.systems.processes import SYSTEMS
 from recon.quantities import quantity
 
 ENOUGH_ROUNDS = 3
-COLOURS = {"handler": "#9aa0a6", "recon": "#1a73e8", "recon-2": "#7baaf7", "plain": "#e8710a", "pgbench": "#188038"}
 
 
 def write(results: Results, folder: Path) -> None:
@@ -22,7 +21,7 @@ def write(results: Results, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(results.model_dump_json(indent=1) + "\n")
     (folder / "README.md").write_text(page(results))
-    plot(results, folder / "results.png")
+    plot.write(results, folder / "results.png")
 
 
 def read(folder: Path) -> Results:
@@ -210,57 +209,3 @@ def _memory(results: Results) -> str:
         f"at {watched.per_second:,.0f} requests a second: {early:.1f} MiB after the first minute (of less than five: "
         f"the first fifth), {late:.1f} MiB at the end, {most:.1f} MiB at most in between."
     )
-
-
-def plot(results: Results, path: Path) -> None:
-    """Grouped bars: requests a second by workload and system."""
-    import matplotlib as mpl  # only here: it takes a second to load
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    found: dict[tuple[str, str], list[float]] = {}
-    for one in results.series:
-        if one.connections == FEW and one.system in COLOURS and not one.problems:
-            found.setdefault((one.workload, one.system), []).append(one.per_second)
-    workloads = [name for name in WORKLOADS if any(workload == name for workload, _ in found)]
-    figure, axes = plt.subplots(figsize=(10, 4.6), dpi=150)
-    labels: set[str] = set()
-    for place, workload in enumerate(workloads):
-        systems = [name for name in COLOURS if (workload, name) in found]
-        width = 0.84 / max(len(COLOURS), 1)
-        for number, system in enumerate(systems):
-            values = found[workload, system]
-            middle = median(values)
-            x = place + (number - (len(systems) - 1) / 2) * width
-            label = None if system in labels else f"{system}: {SYSTEMS[system].title}"
-            labels.add(system)
-            axes.bar(
-                x, middle, width * 0.94, color=COLOURS[system], label=label,
-                yerr=[[middle - min(values)], [max(values) - middle]] if len(values) > 1 else None,
-                error_kw={"elinewidth": 0.8, "capsize": 2},
-            )  # fmt: skip
-            axes.annotate(
-                f"{middle / 1000:.1f}k",
-                (x, max(values)),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-            )
-    axes.set_xticks(range(len(workloads)), workloads)
-    axes.set_ylabel("requests a second")
-    axes.set_title(f"POST /identify, {FEW} connections, everything on one machine", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.margins(y=0.12)
-    if labels:
-        handles, texts = axes.get_legend_handles_labels()
-        order = sorted(range(len(texts)), key=lambda one: list(COLOURS).index(texts[one].partition(":")[0]))
-        figure.legend(
-            [handles[one] for one in order], [texts[one] for one in order],
-            loc="outside lower center", ncols=2, fontsize=7, frameon=False,
-        )  # fmt: skip
-    figure.set_layout_engine("constrained")
-    figure.savefig(path)
-    plt.close(figure)

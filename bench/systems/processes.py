@@ -66,11 +66,11 @@ PLAIN = {"RECON_COALESCE": "off", "RECON_WRITER_LANE": "off"}
 SYSTEMS = {
     system.name: system
     for system in (
-        System("handler", "a bare aiohttp handler that validates the body and has no database", "handler"),
+        System("handler", "an aiohttp handler that validates the body and has no database", "handler"),
         System("recon", "recon with its default settings, one process"),
         System("recon-2", "recon with two processes", settings={"RECON_WORKERS": "2"}),
-        System("plain", "recon, one transaction a request: coalescing and writer lane off", settings=PLAIN),
-        System("pgbench", "pgbench, one server-side function a transaction, no HTTP", "pgbench"),
+        System("plain", "recon with one transaction per request: coalescing and writer lane off", settings=PLAIN),
+        System("pgbench", "no HTTP: one call of a server-side function per transaction", "pgbench"),
         System("timed", "recon with a clock at each step, for the profile", timed=True),
         System("sampled", "recon while py-spy looks at it, for the profile"),
         System("select", "asyncpg, one indexed SELECT after another, no HTTP", "select"),
