@@ -72,7 +72,7 @@ def main(
     Everything runs on this machine, one series after another, each with a PostgreSQL database of its
     own. Nothing else should run meanwhile. The exit code is 1 when a series failed: wrong rows, wrong
     answers, violated invariants. A target that is not met does not fail. A run of all series ends with the
-    profile: where the time goes, for the targets that are hard to meet.
+    profile: where the time goes.
     """
     if redraw:
         page.write(page.read(output), output)
@@ -80,11 +80,11 @@ def main(
     if quick:
         rounds, seconds = 1, min(seconds, 3)
     cases = plan.cases(rounds, only)
+    if not cases:
+        raise click.UsageError("no series matches; --list shows all")
     if only_list:
         click.echo("\n".join(f"{case.round} {case.name}" for case in cases))
         return
-    if not cases:
-        raise click.UsageError("no series matches; --list shows all")
     times = one_series.Times(warm_up=1 if quick else warm_up, series=seconds, memory=20 if quick else 300)
     with _failing_clearly():
         wrk.wrk()

@@ -1,14 +1,71 @@
-"""The benchmark, without its load: the plot."""
+"""The benchmark, without its load: its command line, its page and its plot."""
 
+import re
+import shlex
+import subprocess
+import sys
 from itertools import combinations
 from pathlib import Path
 
+import pytest
 from matplotlib.text import Text
 
 from bench.load.workloads import WORKLOADS
 from bench.report import page, plot
+from bench.systems.processes import SYSTEMS
 
-RESULTS = Path(__file__).parent.parent / "bench" / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
+COMMANDS = re.findall(r"^\.venv/bin/python (-m bench[^#\n]*)", PERFORMANCE, flags=re.MULTILINE)
+
+
+def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `python` with these arguments to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_list_of_series() -> None:
+    """--list names each series of a run once: its round, its workload, its system and its connections."""
+    lines = bench("-m", "bench", "--list", "--rounds", "2").stdout.splitlines()
+
+    assert all(re.fullmatch(r"[12] [\w-]+/[\w-]+/(1|64|256)", line) for line in lines)
+    names = [line.split()[1].split("/") for line in lines]
+    assert {workload for workload, _, _ in names} == set(WORKLOADS)
+    assert {system for _, system, _ in names} == set(SYSTEMS) - {"timed", "sampled"}
+    assert len(set(lines)) == len(lines)
+
+
+def test_some_series() -> None:
+    """--only chooses series by pattern, and says so when there is none."""
+    new = bench("-m", "bench", "--list", "--rounds", "1", "--only", "new/*/64")
+    nothing = bench("-m", "bench", "--list", "--only", "nothing")
+
+    assert set(new.stdout.splitlines()) == {f"1 new/{system}/64" for system in plot.COLOURS}
+    assert nothing.returncode == 2
+    assert "no series matches" in nothing.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_docs(command: str) -> None:
+    """The options that docs/performance.md names exist: an unknown one fails before --help is printed."""
+    assert bench(*shlex.split(command), "--help").returncode == 0
+
+
+def test_the_published_page() -> None:
+    """The page is what the program writes from the published figures (`--redraw` otherwise)."""
+    assert page.page(page.read(RESULTS)) == (RESULTS / "README.md").read_text()
+
+
+def test_the_conclusions_are_of_the_published_run() -> None:
+    """docs/performance.md names the runs that its conclusions are drawn from: those that are published."""
+    results = page.read(RESULTS)
+
+    assert results.profile is not None
+    for run in (results, results.profile):
+        assert f"{run.started:%Y-%m-%d %H:%M} UTC" in PERFORMANCE
 
 
 def test_every_label_of_the_plot_can_be_read() -> None:

@@ -26,6 +26,10 @@ from recon.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "bench/results/README.md")
+}
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -213,6 +217,35 @@ def test_the_readmes_make_targets() -> None:
 
     assert {"run", "test", "install", "lint", "lock", "docker"} <= targets
     assert named - {"sure", "it", "them"} <= targets
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page(page: str) -> None:
+    """Every recon command and make target that a page quotes exists."""
+    commands = set(re.findall(r"^  (\w+) {2,}", recon("--help").stdout, flags=re.MULTILINE))
+    targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+    assert set(re.findall(r"`recon ([a-z]+)", PAGES[page])) <= commands
+    assert set(re.findall(r"`make ([a-z]+)", PAGES[page])) <= targets
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_of_a_page(page: str) -> None:
+    """Every link and image of a page that is not on the web leads to a file of the repository, and to its heading."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        path, _, anchor = link.partition("#")
+        if re.match(r"https?://", link):
+            continue
+        target = (ROOT / page).parent / path if path else ROOT / page
+
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
 
 
 def test_the_readmes_first_lines_are_the_two_commands() -> None:

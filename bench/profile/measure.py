@@ -1,4 +1,4 @@
-"""Where the time goes, for the targets that are hard to meet: steps by the clock, CPU time, and py-spy's samples."""
+"""Where the time goes: steps by the clock, CPU time, and py-spy's samples."""
 
 import os
 import re

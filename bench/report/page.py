@@ -6,7 +6,7 @@ from statistics import median
 
 from bench.load.workloads import WORKLOADS
 from bench.plan import FEW, MANY
-from bench.report import limits, plot
+from bench.report import plot, profile
 from bench.report.results import Results, Series
 from bench.report.tables import table
 from bench.report.targets import Target, memory_of, targets
@@ -43,9 +43,9 @@ Ratios are taken within a round, and the median over the rounds counts; of what 
 
 {targets}
 
-## The targets that are not met, and what limits them
+## Where the time goes
 
-{limits}
+{profile}
 
 ## {few} connections
 
@@ -107,7 +107,7 @@ def page(results: Results) -> str:
         warm_up=results.warm_up,
         seconds=results.seconds,
         targets=targets_table(results),
-        limits=limits.section(results),
+        profile=profile.section(results.profile),
         few=FEW,
         figures_few=figures_table(results, FEW),
         many=MANY,
