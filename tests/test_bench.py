@@ -1,15 +1,21 @@
-"""The benchmark, without its load: its command line, its page and its plot."""
+"""The benchmark, without its load: its command line, its page and plot, and the client that checks answers."""
 
+import asyncio
 import re
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
 import pytest
+from conftest import StartRecon, execute, fetch
 from matplotlib.text import Text
 
+from bench.load import people
+from bench.load.probe import Probe
 from bench.load.workloads import WORKLOADS
 from bench.report import page, plot
 from bench.systems.processes import SYSTEMS
@@ -25,6 +31,14 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return once a condition holds."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_the_list_of_series() -> None:
@@ -84,3 +98,56 @@ def test_every_label_of_the_plot_can_be_read() -> None:
     assert drawn.y1 <= picture.y1
     shown = {" ".join(text.split()) for text, _ in boxes}
     assert {f"{name} {WORKLOADS[name].title}" for name in ("new", "known", "known-1m", "any-1m", "hot", "mix")} <= shown
+
+
+def test_right_answers_pass_the_probe(start_recon: StartRecon, database_url: str) -> None:
+    """The probe finds nothing wrong with a right recon, and its requests add what it says."""
+    process = start_recon("--database-url", database_url)
+    with Probe(process.port, WORKLOADS["mix"]) as probe:
+        wait_for(lambda: probe.answers >= 9)
+
+    assert (probe.errors, probe.wrong, probe.examples) == (0, 0, [])
+    [counts] = asyncio.run(
+        fetch(database_url, "SELECT count(*), count(*) FILTER (WHERE linked_id IS NULL) AS primaries FROM contact")
+    )
+    assert counts["count"] in probe.growth.contacts
+    assert counts["primaries"] in probe.growth.primaries
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "SET email = 'another'",
+        "SET phone_number = '+1'",
+        "SET deleted_at = now() WHERE link_precedence = 'secondary'",
+    ],
+)
+def test_wrong_answers_fail_the_probe(start_recon: StartRecon, database_url: str, change: str) -> None:
+    """The probe notices answers that are not those of the rules, here since another program changes rows."""
+    process = start_recon("--database-url", database_url)
+    with Probe(process.port, WORKLOADS["mix"]) as probe:
+
+        def wrong() -> bool:
+            asyncio.run(execute(database_url, f"UPDATE contact {change}"))
+            return bool(probe.wrong)
+
+        wait_for(wrong)
+
+    assert probe.examples[0].startswith("wrong answer: ")
+
+
+@pytest.mark.parametrize(("shift", "wrong"), [(0, False), (1, True)])
+def test_the_probe_knows_the_stored_customers(
+    start_recon: StartRecon, database_url: str, shift: int, *, wrong: bool
+) -> None:
+    """With a workload that only reads, each customer is the contact whose id is the customer's number."""
+    for number in range(1, WORKLOADS["hot"].people + 1):
+        email, phone = people.email(people.SEEDED, number), people.phone(people.SEEDED, number + shift)
+        insert = f"INSERT INTO contact (email, phone_number) VALUES ('{email}', '{phone}')"
+        asyncio.run(execute(database_url, insert))
+    process = start_recon("--database-url", database_url)
+    with Probe(process.port, WORKLOADS["hot"]) as probe:
+        wait_for(lambda: probe.answers >= 3)
+
+    assert probe.errors == 0
+    assert bool(probe.wrong) == wrong

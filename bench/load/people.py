@@ -31,8 +31,3 @@ def email(space: str, number: int) -> str:
 def phone(space: str, number: int) -> str:
     """The phone of a person, as they write it."""
     return f"+1{scattered(number, PHONE_START):08d}{space}"
-
-
-def phone_key(space: str, number: int) -> str:
-    """What recon matches that phone by."""
-    return phone(space, number).removeprefix("+")

@@ -23,7 +23,7 @@ OPTIONS = "-c default_transaction_isolation=serializable -c plan_cache_mode=forc
 SAMPLED = 0.1  # of the transactions have their latency logged
 
 # Match or insert, the README's rules 1 and 3 and the look-ups of the others: what one request of the
-# workload "new" needs of the database, and no more.
+# workload "new" needs of the database, and no more. The phone is "+" and its match key, so no key is derived here.
 FUNCTION = f"""
 CREATE FUNCTION identify(space text, person bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
