@@ -6,7 +6,7 @@ plan        which series there are: workload, system, connections
 series      one series, start to end: empty database, warm-up, load, checks
 load/       what is asked: workloads, their customers, wrk (identify.lua builds the requests); probe and watch look on
 systems/    what is asked of: processes with an HTTP port, the raw database (rawdb), PostgreSQL itself
-profile/    where the time goes: recon with its steps timed (timed) and under py-spy
+profile/    where the time goes: recon with its steps timed (timed) and under py-spy (samples)
 report/     the figures, the targets that they are compared with, the page and the plot
 beside      the rate that other clients keep beside a disturbance (a command of its own)
 """

@@ -17,7 +17,7 @@ from bench import plan
 from bench import series as one_series
 from bench.load import wrk
 from bench.plan import Case
-from bench.profile import measure
+from bench.profile import measure, samples
 from bench.report import machine, page
 from bench.report.results import Profile, Results, Series
 from bench.systems import postgres
@@ -87,9 +87,9 @@ def main(
         return
     times = one_series.Times(warm_up=1 if quick else warm_up, series=seconds, memory=20 if quick else 300)
     with _failing_clearly():
-        wrk.wrk()
+        wrk.program()
         if only_profile or not only:
-            measure.pyspy()
+            samples.program()
         with _database() as (server, folder):
             results = page.read(output) if only_profile else _measure(cases, times, rounds, server, folder)
             if only_profile or not only:

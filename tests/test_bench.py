@@ -1,4 +1,4 @@
-"""The benchmark, without its load: its command line, its page and plot, and the client that checks answers."""
+"""The benchmark, without its load: its command line, page and plot, the client that checks answers, and the profile."""
 
 import asyncio
 import re
@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from matplotlib.text import Text
 from bench.load import people
 from bench.load.probe import Probe
 from bench.load.workloads import WORKLOADS
+from bench.profile import samples, timed
 from bench.report import page, plot
-from bench.systems.processes import SYSTEMS
+from bench.systems.processes import SYSTEMS, serving
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -151,3 +154,25 @@ def test_the_probe_knows_the_stored_customers(
 
     assert probe.errors == 0
     assert bool(probe.wrong) == wrong
+
+
+def test_what_the_profile_names_exists() -> None:
+    """The functions that it replaces to time them, and the functions and packages by which it sorts samples, exist."""
+    for owner, name, _ in timed.Clocks().patches():
+        assert callable(getattr(owner, name, None)), name
+    module, (kind, method) = import_module("aiohttp.http_writer"), samples.SENDS.split(".")
+    assert callable(getattr(getattr(module, kind), method))
+    for package in (*samples.PARTS, "asyncio.runners", "uvloop"):
+        assert find_spec(package) is not None, package
+
+
+def test_every_step_is_timed(database_url: str, tmp_path: Path) -> None:
+    """A recon with clocks shows how long each step of a new and of a known customer took."""
+    log = tmp_path / "log"
+    with serving(SYSTEMS["timed"], database_url, log) as server, Probe(server.port, WORKLOADS["mix"]) as probe:
+        wait_for(lambda: probe.answers >= 2)
+
+    shown = timed.shown(log)
+    assert (server.problem, probe.errors, probe.wrong) == (None, 0, 0)
+    assert set(timed.STEPS) - {timed.COLLECTION} <= set(shown)
+    assert all(0 <= took < 30 for step in shown.values() for _, took in step)

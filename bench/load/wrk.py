@@ -53,23 +53,23 @@ class Load:
 
 
 @cache
-def wrk() -> str:
-    """The program; raises LoadFailed, saying how to get it, when it is not installed."""
-    program = shutil.which("wrk")
-    if program is None:
+def program() -> str:
+    """The program wrk; raises LoadFailed, saying how to get it, when it is not installed."""
+    found = shutil.which("wrk")
+    if found is None:
         raise LoadFailed("wrk, which makes the load, is not installed (Debian, Ubuntu: apt-get install wrk)")
-    return program
+    return found
 
 
 def version() -> str:
     """The version of wrk."""
-    said = subprocess.run([wrk(), "-v"], capture_output=True, text=True, check=False, timeout=GRACE)  # noqa: S603 (ours)
+    said = subprocess.run([program(), "-v"], capture_output=True, text=True, check=False, timeout=GRACE)  # noqa: S603 (ours)
     return said.stdout.partition(" Copyright")[0].strip()
 
 
 def run(port: int, requests: str, space: str, *, first: int, known: int, connections: int, seconds: int) -> Load:
     """Ask for `seconds` over `connections`; `requests`, `space`, `first` and `known` are identify.lua's."""
-    command = [wrk(), "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={TIMEOUT}s", f"--script={SCRIPT}"]
+    command = [program(), "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={TIMEOUT}s", f"--script={SCRIPT}"]
     command += [f"http://127.0.0.1:{port}/identify", "--", requests, space, str(first), str(known)]
     before = cpu_of_children()
     try:

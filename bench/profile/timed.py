@@ -11,13 +11,13 @@ import json
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 
-from recon import app, cli, coalesce, store
+from recon import app, cli, store
 from recon.identifiers import Identifiers
 from recon.identify import Answer, Identify, Outcome
 
@@ -43,6 +43,9 @@ STEPS = (
 
 RESULT = "STEPS "  # what the last line begins with
 TURNS_EVERY = 0.01  # seconds between looks at how long a turn takes
+
+# The owner of a function, the function's name, and what makes a timed one of it.
+Patch: TypeAlias = tuple[object, str, Callable[[Any], Callable[..., Any]]]
 
 now = time.perf_counter  # the same clock in all processes, so that another can tell when the load began
 
@@ -78,12 +81,17 @@ class Clocks:
 
     def put_on(self) -> None:
         """Have recon's functions timed in this process."""
-        for name in ("execute", "fetch"):
-            setattr(asyncpg.Connection, name, self._statement(getattr(asyncpg.Connection, name)))
+        for owner, name, timed in self.patches():
+            setattr(owner, name, timed(getattr(owner, name)))
         gc.callbacks.append(self._collection)
-        setattr(Identify, "read", self._read_pass(Identify.read))  # noqa: B010 (mypy minds an assignment)
-        setattr(Identify, "write", self._write_pass(Identify.write))  # noqa: B010
-        setattr(app, "coalesced", self._coalesced(coalesce.coalesced))  # noqa: B010
+
+    def patches(self) -> Iterator[Patch]:
+        """What is replaced in this process, and by what."""
+        yield asyncpg.Connection, "execute", self._statement
+        yield asyncpg.Connection, "fetch", self._statement
+        yield Identify, "read", self._read_pass
+        yield Identify, "write", self._write_pass
+        yield app, "coalesced", self._coalesced  # where it is called by this name
 
     def _collection(self, phase: str, _info: dict[str, int]) -> None:
         if phase == "start":
