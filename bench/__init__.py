@@ -1,4 +1,4 @@
-"""The benchmark: recon beside its plain form, the raw database and a handler with no database.
+"""The benchmark: recon compared with one transaction per request, the raw database and a handler with no database.
 
 make bench, or .venv/bin/python -m bench --help
 

@@ -67,7 +67,7 @@ def main(
     only_profile: bool,
     redraw: bool,
 ) -> None:
-    """Measure recon beside its plain form, the raw database and a handler with no database.
+    """Compare recon with one transaction per request, the raw database and a handler with no database.
 
     Everything runs on this machine, one series after another, each with a PostgreSQL database of its
     own. Nothing else should run meanwhile. The exit code is 1 when a series failed: wrong rows, wrong

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,7 +25,8 @@ from bench.report import page, plot
 from bench.systems.processes import SYSTEMS, serving
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "bench" / "results"
+BENCH = ROOT / "bench"
+RESULTS = BENCH / "results"
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text()
 COMMANDS = re.findall(r"^\.venv/bin/python (-m bench[^#\n]*)", PERFORMANCE, flags=re.MULTILINE)
 
@@ -34,6 +36,14 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def test_no_file_outgrows_its_noun_and_no_folder_has_one_file_only() -> None:
+    """Each file can be read in one go, and a folder is there for several."""
+    files = [path for path in BENCH.rglob("*") if path.suffix in {".py", ".lua"}]
+
+    assert [path for path in files if len(path.read_text().splitlines()) > 400] == []
+    assert [folder for folder, count in Counter(path.parent for path in files).items() if count < 2] == []
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""What is published: results.json, the page with tables and targets, the plot."""
+"""What is published: results.json, the page with its tables, and the plot."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ Written by `python -m bench`; do not edit. Measured on {day} in {minutes:.0f} mi
 
 ## Targets
 
-Ratios are taken within a round, and the median over the rounds counts; of what must not happen at all, the worst.
+A ratio is taken within a round, and the median of the rounds counts; for what must never happen, the worst round.
 
 {targets}
 
@@ -67,22 +67,27 @@ Ratios are taken within a round, and the median over the rounds counts; of what 
 
 ## What is what
 
+The workloads:
+
 {workloads}
+
+The systems:
 
 {systems}
 
-Figures are medians over the rounds, with the least and the most in brackets. p50 and p99 are what the client sees, as
-wrk has them (corrected for coordinated omission). Retries and batch sizes are from recon's own `/metrics`. CPU is in
-seconds a thousand requests: the system's processes, all of PostgreSQL's, the load generator. The pool of the plain
-form has 16 connections, as recon's.
+Figures are medians of the rounds, with the least and the most in brackets. p50 and p99 are what the client sees, as
+wrk measures them (corrected for coordinated omission). Retries and batch sizes are from recon's own `/metrics`. CPU is
+in seconds per thousand requests: of the system's processes, of all PostgreSQL's, of the load generator. *plain* has a
+pool of 16 connections, like *recon*.
 
-Every series starts from a database made for it: empty and never analysed for *new*; with its customers, vacuumed and
+Every series starts with a database of its own: empty and never analysed for *new*; with its customers, vacuumed and
 analysed, for the others. pgbench's has 200,000 contacts with random keys, analysed, on the same schema.
 
-During each series with recon one more client sends ten requests a second and compares each answer to the letter: it
-asks for customers there before, or, where the workload writes, goes through all the rules with people of its own. After
-the series `recon check` must find nothing, and contacts and primaries must be as many as the requests that were
-answered come to (the slack is those under way when the load stops, one a connection), or the series does not count.
+During each series with recon, one more client sends ten requests a second and compares each answer with a model of the
+rules. It requests stored customers or, where the workload writes, goes through all the rules with people of its own.
+After the series, `recon check` must find no violation, and the numbers of contacts and primaries must match the
+answered requests (with a tolerance of one request per connection, for those in progress when the load stops).
+Otherwise the series does not count.
 
 ## The machine
 
@@ -90,7 +95,8 @@ answered come to (the slack is those under way when the load stops, one a connec
 
 ## Again
 
-`make bench`, or `{command}`; `--help` tells the rest. It takes about {minutes:.0f} minutes and the whole machine.
+`make bench`, or `{command}`. It takes about {minutes:.0f} minutes, and the machine must do nothing else.
+`--help` lists all options.
 """
 
 

@@ -13,9 +13,10 @@ NOT_MEASURED = "Not measured (`python -m bench --profile` adds it)."
 WORTH_NAMING = 0.01  # of all samples that a function is in
 
 SECTION = """\
-The profile is a run of its own (`python -m bench --profile`: {day}, {source}, {seconds} s of load a series). Its
-figures are in no other table: clocks, PostgreSQL's log of each statement and a sampling profiler take time themselves.
-Times in PostgreSQL are from its log (`log_min_duration_statement`) and include waiting for locks.
+The profile (`python -m bench --profile`) is a run of its own:
+{day}, {source}, {seconds} s of load for each series.
+Its figures are in no other table: clocks, PostgreSQL's log of each statement and a sampling profiler take time
+themselves. Times in PostgreSQL are from its log (`log_min_duration_statement`) and include waiting for locks.
 [docs/performance.md](../../docs/performance.md) says what follows from the figures.{failed}
 
 ### The steps of a request: `mix`, {few} connections
@@ -38,8 +39,8 @@ In µs, of the system's processes:
 
 ### Samples of recon's process
 
-By {sampler}, while the process runs, not while it sleeps, and without stopping it. Each sample counts for the innermost
-function that belongs to a part; C code and the kernel count for the Python function that called them.
+By {sampler}, while the process runs, not while it sleeps, and without stopping it. Each sample counts for the
+innermost function that belongs to a part; C code and the kernel count for the Python function that called them.
 
 {shares}"""
 

@@ -102,7 +102,11 @@ def targets(results: Results) -> list[Target]:
 
     workloads = ("new", "mix", "known", "known-1m", "hot")
     return [
-        at_least("all new: recon ÷ its plain form", 5, _ratio(("new", "recon", FEW), ("new", "plain", FEW))),
+        at_least(
+            "all new: recon ÷ recon with one transaction per request",
+            5,
+            _ratio(("new", "recon", FEW), ("new", "plain", FEW)),
+        ),
         at_least(
             f"all new, {MANY} connections: recon ÷ pgbench with {MANY} clients",
             1,
