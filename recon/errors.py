@@ -1,13 +1,13 @@
 """Everything that recon itself raises. Nothing here knows HTTP; `middleware` maps it.
 
     ReconError
-    ├── InvalidRequest      the caller's mistake
-    ├── Unauthorized        nobody knows who asks
-    ├── Forbidden           who asks may not
-    ├── ForeignHost         the request is for a host that recon does not serve
+    ├── InvalidRequest      the client's mistake
+    ├── Unauthorized        no valid API key
+    ├── Forbidden           a valid API key of another scope
+    ├── ForeignHost         the request names a host that recon does not serve
     ├── Misconfigured       the operator's mistake
-    ├── SchemaMismatch      the database is not one that this version can serve
-    └── Unavailable         nobody's mistake: try again later
+    ├── SchemaMismatch      this version cannot serve the database's schema
+    └── Unavailable         a temporary failure: retry later
         ├── Unreachable     why there is no session with the database
         ├── Overloaded
         ├── DeadlineExceeded
@@ -29,7 +29,7 @@ class FieldError(NamedTuple):
 
 
 class ReconError(Exception):
-    """Something went wrong."""
+    """recon failed."""
 
     code = "error"
 
@@ -38,7 +38,7 @@ class ReconError(Exception):
 
 
 class InvalidRequest(ReconError):
-    """The request is not one that recon understands."""
+    """The request body is invalid."""
 
     code = "invalid-request"
 
@@ -48,13 +48,13 @@ class InvalidRequest(ReconError):
 
 
 class Unauthorized(ReconError):
-    """An API key that recon knows is needed: Authorization: Bearer, and the key."""
+    """Send a valid API key: `Authorization: Bearer <key>`."""
 
     code = "unauthorized"
 
 
 class Forbidden(ReconError):
-    """The API key that came with the request is for something else."""
+    """The API key lacks the scope that the request needs."""
 
     code = "forbidden"
 
@@ -66,13 +66,13 @@ class ForeignHost(ReconError):
 
 
 class Misconfigured(ReconError):
-    """The settings, or the files that they name, are not such that recon could run."""
+    """The settings, or the files that they name, are invalid."""
 
     code = "misconfigured"
 
 
 class SchemaMismatch(ReconError):
-    """The database is not one that this version of recon can serve."""
+    """The installed version of recon cannot serve this database."""
 
     code = "schema-mismatch"
 
@@ -104,7 +104,7 @@ class DeadlineExceeded(Unavailable):
 
 
 class RetriesExhausted(Unavailable):
-    """The transaction met others too many times in a row. Nothing was changed; try again."""
+    """The transaction had too many serialization conflicts. Nothing was changed; try again."""
 
     code = "retries-exhausted"
 
@@ -116,6 +116,6 @@ class RowsHeld(Unavailable):
 
 
 class OutcomeUnknown(Unavailable):
-    """The database was lost, or took too long, while it was writing. Sending the request again is safe."""
+    """The database failed or took too long during the write. Requests are idempotent: try again."""
 
     code = "outcome-unknown"

@@ -42,7 +42,7 @@ _LINKS = {
 _PROBLEMS = {
     400: "The body is not JSON, or not an email or a phone number. `errors` says where.",
     401: "There is no API key with the request, or not one that recon knows.",
-    403: "The API key is for something else.",
+    403: "The API key lacks the scope that the request needs.",
     408: "The body did not arrive in time.",
     413: "The body is larger than the server takes.",
     414: "The request's target is too long.",

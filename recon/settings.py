@@ -1,6 +1,6 @@
 """Every setting of recon: its name, its default and what it is for.
 
-Each has a variable `RECON_<NAME>`; `recon serve --help` and the README's table show the same list.
+Each has a variable `RECON_<NAME>`; `recon serve --help` and docs/settings.md show the same list.
 """
 
 import re
@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recon import dsn
 
-# Of a setting that is a secret: an option would show it to everybody on the machine.
+# Of a setting that is a secret: every user of a machine can see its command lines.
 VARIABLE_ONLY: dict[str, JsonValue] = {"variable_only": True}
 
 
@@ -41,7 +41,7 @@ def _database_url(url: SecretStr) -> SecretStr:
 
 
 def _region(region: str) -> str:
-    from phonenumbers import SUPPORTED_REGIONS  # only when asked for: its metadata costs 40 MB
+    from phonenumbers import SUPPORTED_REGIONS  # only when it is needed: its metadata costs 40 MB
 
     if region.upper() not in SUPPORTED_REGIONS:
         raise ValueError("must be a two-letter country code, such as US")
@@ -50,7 +50,7 @@ def _region(region: str) -> str:
 
 def _origins(origins: str) -> str:
     for origin in origins.replace(",", " ").split():
-        # As a browser writes it, so that comparing is enough. `*` is no origin: who may ask is named.
+        # As a browser writes it, so that a comparison is enough. `*` is refused: origins are named.
         if not re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", origin):
             raise ValueError("must be origins such as https://shop.example, without a path")
     return origins
@@ -76,100 +76,108 @@ class Settings(BaseSettings):
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
         None,
         validation_alias=AliasChoices("RECON_DATABASE_URL", "DATABASE_URL"),
-        description="PostgreSQL (15 or newer) to use; without it recon starts its own. One with a password by the "
-        "variable: everybody on the machine sees a command's options.",
+        description="URL of the PostgreSQL (15 or newer) to use; without it, recon starts an embedded one. Give a "
+        "password by the variable, not by the option: every user of a machine can see its command lines.",
     )
     data_dir: Path = Field(
-        default_factory=lambda: user_data_path("recon"), description="Where recon's own PostgreSQL keeps its data."
+        default_factory=lambda: user_data_path("recon"), description="Folder for the data of the embedded PostgreSQL."
     )
 
     api_keys: SecretStr | None = Field(
         None,
-        description="Who may ask: keys, each `name:scope:secret`, between them commas or blanks.",
+        description="API keys, each `name:scope:secret`, separated by commas or spaces.",
         json_schema_extra=VARIABLE_ONLY,
     )
     api_keys_file: Path | None = Field(
         None,
-        description="File of API keys, one per line, hashed; `recon key` writes it. Reloaded when it changes.",
+        description="File of hashed API keys, one per line; `recon key` writes it. Reloaded when it changes.",
     )
     allow_anonymous: bool = Field(
-        False, description="Listen beyond this machine without keys: everybody who gets through may ask everything."
+        False,
+        description="Serve beyond loopback without API keys. Use it only behind something that controls access.",
     )
     allowed_hosts: Annotated[str, AfterValidator(_hosts)] | None = Field(
         None,
-        description="Host names (shop.example, …) that requests may name in Host besides localhost and loopback "
-        "addresses, between them commas or blanks; another host gets a 421. Without this list, a recon without keys "
-        "serves loopback names only, any other recon every host.",
+        description="Hosts (shop.example, …) that requests may name besides loopback, separated by commas or spaces; "
+        "others get a 421. Without this list, a recon without keys serves loopback hosts only, any other recon all.",
     )
-    tls_cert: Path | None = Field(None, description="Certificate, with its chain, to serve https with; PEM.")
-    tls_key: Path | None = Field(None, description="The certificate's key; PEM, not encrypted.")
+    tls_cert: Path | None = Field(None, description="File of the TLS certificate with its chain (PEM); turns https on.")
+    tls_key: Path | None = Field(None, description="File of the certificate's private key (PEM, not encrypted).")
     cors_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
         None,
-        description="Origins (https://shop.example, …) whose pages may ask, between them commas or blanks.",
+        description="Origins (https://shop.example, …) whose pages may send requests, separated by commas or spaces.",
     )
 
     default_region: Annotated[str, AfterValidator(_region)] | None = Field(
         None,
-        description="Country (US, IN, …) in which to read phone numbers without a country code. Choose it before the "
-        "first request: it decides by what key a phone is stored.",
+        description="Country (US, IN, …) of phone numbers without a country code. Choose it before the first request: "
+        "it decides the match keys that are stored.",
     )
     strict: bool = Field(
         False, description="Refuse invalid emails and phone numbers, and fields other than `email` and `phoneNumber`."
     )
 
-    pool_size: int = Field(16, ge=2, le=1000, description="Most database connections of a process.")
+    pool_size: int = Field(16, ge=2, le=1000, description="Maximum database connections of a process.")
     pgbouncer: bool = Field(
-        False, description="Keep nothing in a database session between transactions; needed behind pgbouncer."
+        False, description="Keep no state in a database session between transactions; needed behind pgbouncer."
     )
-    queue_limit: int = Field(2000, ge=1, description="Most requests that may wait in a process; more get a 503.")
+    queue_limit: int = Field(
+        2000,
+        ge=1,
+        description="Maximum requests that wait in a process; further ones get a 503 at once (load shedding).",
+    )
     request_timeout: Seconds = Field(
-        5, description="Seconds until a request that the database has not answered yet gets a 503."
+        5, description="Seconds until a request that the database has not answered gets a 503."
     )
-    retry_limit: int = Field(200, ge=1, description="Most tries of a transaction that meets others, before a 503.")
-    statement_timeout: Seconds = Field(4, description="Seconds a statement may take, waiting for locks included.")
-    coalesce: bool = Field(True, description="Let concurrent requests share transactions.")
-    writer_lane: bool = Field(True, description="Let writing transactions go one after another.")
+    retry_limit: int = Field(200, ge=1, description="Maximum attempts on serialization conflict before a 503.")
+    statement_timeout: Seconds = Field(4, description="Seconds that a statement may take, with its wait for locks.")
+    coalesce: bool = Field(True, description="Let concurrent requests share transactions (micro-batching).")
+    writer_lane: bool = Field(True, description="Run writing transactions one after another.")
 
     max_connections: int = Field(
         16_384,
         ge=1,
         le=_MOST_CONNECTIONS,
-        description="Most connections of a process; more get a 503, and before that idle ones are closed.",
+        description="Maximum connections of a process. Idle ones are closed first; further ones get a 503.",
     )
     head_timeout: Seconds = Field(
         10,
-        description="Seconds a client has to send the head of a request, from its first byte; for the first head of a "
-        "connection, from the time at which it was accepted; and for the TLS handshake.",
+        description="Seconds for a client to send a request's head, from its first byte (on a new connection, "
+        "from its accept), and for the TLS handshake.",
     )
-    body_timeout: Seconds = Field(10, description="Seconds a request has to send its body; then it gets a 408.")
-    send_timeout: Seconds = Field(30, description="Seconds a client has to take an answer that it lets wait.")
+    body_timeout: Seconds = Field(10, description="Seconds for a client to send a request's body; then it gets a 408.")
+    send_timeout: Seconds = Field(
+        30, description="Seconds for a client to read its answer; then recon closes the connection."
+    )
     keepalive_timeout: Seconds = Field(
         75,
-        description="Seconds a connection is kept from an answer to the next head; longer than a proxy in front does.",
+        description="Seconds that an idle connection stays open; set it above your proxy's.",
     )
     max_head: int = Field(
         32_768,
         ge=1024,
         le=_LARGEST_HEAD,
-        description="Largest head of a request (its target and header fields), in bytes. A head may have 128 fields.",
+        description="Maximum size of a request's head (target and fields), in bytes. A head may have 128 fields.",
     )
-    max_body: int = Field(65_536, ge=1024, description="Largest request body, in bytes.")
+    max_body: int = Field(65_536, ge=1024, description="Maximum size of a request's body, in bytes.")
     max_unsent: int = Field(
         134_217_728,
         ge=1_048_576,
-        description="Most bytes of answers that wait in a process's memory for clients to take them; beyond that, the "
-        "connections of the slowest readers are closed.",
+        description="Maximum bytes of answers that wait in a process's memory for clients to read them; beyond that, "
+        "recon closes the connections of the slowest readers.",
     )
     shutdown_timeout: float = Field(
         8,
         ge=0,
         le=_LONGEST,
-        description="Seconds that requests in flight have to finish on SIGTERM; container engines give ten.",
+        description="Seconds that requests in progress have to finish after SIGTERM; container engines kill after ten.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="debug shows every request, info those that failed."
+        "info", description="Lowest level to log: debug logs every request, info those that failed."
     )
-    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto is text on a terminal, else json.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="Format of the log; auto is text on a terminal and json elsewhere."
+    )
 
 
 def database_url(settings: Settings) -> str:

@@ -30,6 +30,7 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "bench/results/README.md")
 }
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -188,8 +189,8 @@ def test_the_readmes_requests(served: Process) -> None:
     assert tried >= 5
 
 
-def test_the_readmes_settings() -> None:
-    """The README's table has every setting, with its variable, default and meaning, in order."""
+def test_the_settings_page() -> None:
+    """docs/settings.md has every setting, with its variable, default and meaning, in order."""
     rows = []
     for name, field in Settings.model_fields.items():
         default = "the platform's user data folder" if name == "data_dir" else shown_default(field)
@@ -199,24 +200,34 @@ def test_the_readmes_settings() -> None:
 
     table = "\n".join(rows)
 
-    assert table in README, f"The README's table should be:\n{table}"
+    assert table in SETTINGS, f"The table in docs/settings.md should be:\n{table}"
 
 
-def test_the_readmes_commands() -> None:
-    """Every recon command that the README names exists, and every command there is is named."""
-    named = set(re.findall(r"\brecon (serve|check|reset|schema|key)\b", README))
+def test_the_commands() -> None:
+    """docs/settings.md has each command."""
     offered = set(re.findall(r"^  (\w+) {2,}", recon("--help").stdout, flags=re.MULTILINE))
 
-    assert named == offered
+    assert set(re.findall(r"^\| `recon (\w+)` \|", SETTINGS, flags=re.MULTILINE)) == offered
 
 
-def test_the_readmes_make_targets() -> None:
-    """Every make target that the README or CONTRIBUTING names exists."""
-    targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"\bmake (\w+)`?", README + (ROOT / "CONTRIBUTING.md").read_text()))
+def test_the_options() -> None:
+    """Every option of `recon serve` that a page names in its prose exists."""
+    offered = set(re.findall(r"--[a-z][a-z-]+", recon("serve", "--help").stdout))
+    others = set(
+        re.findall(r"--[a-z][a-z-]+", "".join(recon(name, "--help").stdout for name in ("schema", "key", "reset")))
+    )
+    for name in ("security", "overload", "design"):
+        named = set(re.findall(r"`(--[a-z][a-z-]+)", (ROOT / "docs" / f"{name}.md").read_text()))
 
-    assert {"run", "test", "install", "lint", "lock", "docker"} <= targets
-    assert named - {"sure", "it", "them"} <= targets
+        assert named, name
+        assert named <= offered | others, name
+
+
+def test_the_readme_is_a_front_page() -> None:
+    """The README has at most 150 lines, and leads to every page of docs/."""
+    assert len(README.splitlines()) <= 150
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in README
 
 
 @pytest.mark.parametrize("page", PAGES)
