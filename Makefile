@@ -54,8 +54,12 @@ lock: .venv/dev  ## Choose the newest versions of all dependencies and write the
 bench: .venv/dev  ## Measure recon beside the raw database (an hour; needs wrk)
 	$(BIN)/python -m bench
 
-docker:  ## Build the image recon:latest
-	docker build --tag recon .
+# For the labels of the images.
+LABELS = --build-arg VERSION=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	--build-arg REVISION=$(or $(shell git rev-parse HEAD 2>/dev/null),unknown) --build-arg SOURCE=$(or $(shell git config --get remote.origin.url),unknown)
+docker:  ## Build the images recon (with the embedded PostgreSQL) and recon:slim
+	docker build --tag recon $(LABELS) --target trial .
+	docker build --tag recon:slim $(LABELS) --target slim .
 
 clean:  ## Take away what the other commands made (not the data)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
