@@ -328,8 +328,8 @@ FAULTS: dict[str, Fault] = {
     "kill -9 before COMMIT": kill(Cut.BEFORE),
     "kill -9 after COMMIT": kill(Cut.AFTER),
     "the database crashes": crash,
-    "sessions are ended": terminations(20),
+    "sessions are terminated": terminations(20),
     "SIGTERM": stop,
-    "the database stands still": pause(10),
-    "the network is cut in COMMIT": cuts(20),
+    "the database hangs": pause(10),
+    "the network fails during COMMIT": cuts(20),
 }

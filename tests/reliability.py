@@ -58,7 +58,7 @@ def _run(figures: Figures) -> str:
 
 def _load(load: Figures) -> str:
     return _table(
-        ["a shop's load, two processes", ""],
+        ["load of a shop, two processes", ""],
         [
             ["requests", f"{load['requests']:,} in {load['seconds']:.0f} s: {load['a second']:,} a second"],
             ["acknowledged; refused, as they should be", f"{load['acknowledged']:,}; {load['refused']:,}"],
@@ -77,7 +77,7 @@ def _load(load: Figures) -> str:
 def _faults(faults: dict[str, Figures]) -> str:
     counts = ("times", "requests", "acknowledged", "refused", "unknown", "retried")
     return _table(
-        ["fault", *counts, "longest gap, s", "well again, s", "violations"],
+        ["fault", *counts, "longest gap, s", "recovery, s", "violations"],
         (
             [
                 name,
@@ -94,7 +94,7 @@ def _faults(faults: dict[str, Figures]) -> str:
 def _storm(storm: Figures) -> str:
     idle = storm["idle"]
     return _table(
-        ["more than it can carry, one process", ""],
+        ["overload, one process", ""],
         [
             ["connections that send without pause", f"{storm['connections']:,}, for {storm['seconds']} s"],
             ["requests that may wait (`--queue-limit`)", storm["queue"]],
@@ -104,9 +104,9 @@ def _storm(storm: Figures) -> str:
                 f"{storm['accepted p50 ms']} ms (median), {storm['accepted p99 ms']} ms (99 %)",
             ],
             ["refused ones answered in", f"{storm['refused p99 ms']} ms (99 %)"],
-            ["somebody new was answered in", f"{storm['newcomer ms']} ms at most"],
+            ["a new connection was answered in", f"{storm['newcomer ms']} ms at most"],
             ["memory", f"{storm['memory at the start']} MiB before, {storm['most memory']} MiB at most"],
-            ["as before after", f"{storm['until normal']} s"],
+            ["normal latency after", f"{storm['until normal']} s"],
             ["accepted and lost", storm["lost"]],
             [
                 f"{idle['connections']:,} idle connections",
@@ -119,4 +119,4 @@ def _storm(storm: Figures) -> str:
 def _fuzz(fuzz: Figures) -> str:
     known = {"seconds", "violations"}
     rows = [[what, f"{count:,}"] for what, count in fuzz.items() if what not in known]
-    return _table(["rubbish", "inputs tried"], [*rows, ["violations", fuzz["violations"]]])
+    return _table(["malformed input", "inputs tried"], [*rows, ["violations", fuzz["violations"]]])

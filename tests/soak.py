@@ -141,7 +141,7 @@ async def faults(soak: Soak) -> Figures:
             print(error, flush=True)
             continue
         print(
-            f"{shown['times']} times in {shown['requests']:,} requests, well again in {shown['until well']:.2f} s, "
+            f"{shown['times']} times in {shown['requests']:,} requests, recovered in {shown['until well']:.2f} s, "
             f"{quantity(shown['violations'], 'violation')}",
             flush=True,
         )
@@ -154,7 +154,7 @@ async def _fault(soak: Soak, name: str, rounds: int) -> Figures:
             figures = await survived(FAULTS[name], recons, seed=list(FAULTS).index(name), rounds=rounds)
             wrong = list(figures.violations)
             if figures.until_well > soak.recovery:
-                wrong.append(f"well again after {figures.until_well:.1f} seconds only")
+                wrong.append(f"recovered after {figures.until_well:.1f} seconds only")
             return {
                 "times": rounds,
                 **figures.load,
