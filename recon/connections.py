@@ -1,7 +1,7 @@
-"""Connections, bounded in number and time: the slow, the silent and the idle are closed, so that others are served.
+"""Limits for client connections, in number and time (protection against slowloris).
 
-aiohttp ends a kept-alive connection that is silent; everything else here it would wait for without end.
-No request pays for it: once a second recon looks at what all connections are doing.
+aiohttp closes an idle kept-alive connection; for everything else it would wait without a limit. No request pays for the
+limits: once a second recon checks what each connection is doing.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from recon.unsent import Unsent
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048  # connections that may wait to be accepted while the event loop is busy
-_LEAVE = 1.0  # seconds that clients have, when recon stops, to get an answer that says so
-_LOOK = 1.0  # seconds between looks at all connections
+_DRAIN = 1.0  # seconds for which recon goes on answering at shutdown, with `Connection: close` in each answer
+_CHECK_EVERY = 1.0  # seconds between checks of all connections
 # Times that a listening socket is served. The event loop accepts one connection of each in a turn, and a turn takes
 # long under load: 100 clients that came to 500 busy ones waited for 4.3 s (median) with one, for 0.6 s with eight.
 _TIMES_SERVED = 8
 # Files that are no connections of clients: the database's come on top.
 _OTHER_FILES = 128
-# With more than the first share of all connections open, idle ones are closed until the second is left: a client
-# that holds many connections and does nothing with them keeps no other client out.
+# When more than the first share of all connections is open, idle ones are closed until the second is left: a client
+# that holds many idle connections does not keep other clients out.
 _CROWDED, _ROOMY = 0.9, 0.75
 
 
@@ -61,36 +61,36 @@ _REFUSAL = _refusal()
 
 
 class Server(web.Server):
-    """Makes the protocol of each connection that is accepted, and knows all that are open."""
+    """Creates the protocol object of each accepted connection, and keeps the set of open ones."""
 
     def __init__(self, made: web.Server, settings: Settings, unsent: Unsent, tls: ssl.SSLContext | None) -> None:
         super().__init__(made.request_handler, request_factory=made.request_factory)
         self.open: set[Connection] = set()
         self.unsent = unsent
         self._limit = settings.max_connections
-        # `watch` closes a connection whose handshake takes too long; this is only not to be before it.
-        handshake = settings.head_timeout + 2 * _LOOK
+        # `watch` closes a connection whose handshake takes too long; this limit must only be longer.
+        handshake = settings.head_timeout + 2 * _CHECK_EVERY
         self._limits = Limits(tls, handshake, settings.max_head, self._admit, self.open.discard)
         self._keepalive_timeout = settings.keepalive_timeout
         self._body_timeout = settings.body_timeout
 
     def __call__(self) -> Connection:
-        """Make the protocol of a connection."""
+        """Create the protocol object of a connection."""
         return Connection(
             self,
             self.unsent,
             self._limits,
             loop=asyncio.get_running_loop(),
-            access_log=None,  # middleware writes it
+            access_log=None,  # the middleware writes it
             keepalive_timeout=self._keepalive_timeout,
-            lingering_time=self._body_timeout,  # for a body that nobody wants: it is read so that the answer is
-            max_line_size=self._limits.max_head,  # Connection refuses a larger head before
+            lingering_time=self._body_timeout,  # drains an unread body, so that the client gets the answer
+            max_line_size=self._limits.max_head,  # Connection refuses a larger head first
             max_field_size=self._limits.max_head,
             max_headers=MAX_FIELDS,
         )
 
     def _admit(self, connection: Connection) -> bool:
-        """Count a connection; if it is too many, tell its client and close it."""
+        """Count a connection; if there are too many, answer 503 and close it."""
         self.open.add(connection)
         if len(self.open) <= self._limit:
             return True
@@ -103,7 +103,7 @@ class Server(web.Server):
 
 
 class Runner(web.AppRunner):
-    """Serves an application at sockets that are bound, within the settings' limits for connections."""
+    """Serves an application on bound sockets, within the settings' limits for connections."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Runner(web.AppRunner):
         return Server(await super()._make_server(), self._settings, self.app[UNSENT], self._tls)
 
     async def setup(self) -> None:
-        """Serve the sockets, and begin to watch over the connections."""
+        """Serve the sockets, and start the watch over their connections."""
         await super().setup()
         server = cast("Server", self.server)  # setup has made it
         self._watch = background.keep_running("watch over connections", partial(watch, server, self._settings))
@@ -133,44 +133,44 @@ class Runner(web.AppRunner):
             each.close()
 
     async def cleanup(self) -> None:
-        """Accept no more connections, let those that are open finish, and tell them that they end; then stop."""
+        """Shut down gracefully: stop accepting connections, drain the open ones, finish the requests in progress."""
         self.app[CLOSING].set()
         for site in self.sites:
             await site.stop()
-        await self._wait_until_left()
+        await self._drain()
         try:
             await super().cleanup()
         finally:
             if self._watch is not None:
                 self._watch.cancel()
 
-    async def _wait_until_left(self) -> None:
-        # A connection that is closed without a word may have a request under way to it. Each answer says now
-        # that it is the last; a client that asks nothing in this time is not likely to ask just when it is over.
+    async def _drain(self) -> None:
+        # A request may be on its way to an idle connection. Until the drain ends, each answer says `Connection:
+        # close`. A client that sends nothing meanwhile is unlikely to send just when it ends.
         server = cast("Server | None", self.server)
         for _ in range(50):
             if server is None or not server.open:
                 return
-            await asyncio.sleep(_LEAVE / 50)
+            await asyncio.sleep(_DRAIN / 50)
         for connection in server.open if server else ():
-            if connection.transport is None:  # aiohttp does not know those in their TLS handshake
+            if connection.transport is None:  # in its TLS handshake: aiohttp does not know it
                 connection.end()
 
 
 async def watch(server: Server, settings: Settings) -> None:
-    """Look at the connections once a second, for ever."""
+    """Check the connections once a second, for ever."""
     while True:
-        await asyncio.sleep(_LOOK)
-        look(server, settings, asyncio.get_running_loop().time())
+        await asyncio.sleep(_CHECK_EVERY)
+        close_overdue(server, settings, asyncio.get_running_loop().time())
 
 
-def look(server: Server, settings: Settings, now: float) -> None:
-    """Close the connections that have been doing the same for too long, and those for which there is no room."""
+def close_overdue(server: Server, settings: Settings, now: float) -> None:
+    """Close the connections that are over a time limit and, when too many are open, idle ones."""
     seconds = {"head": settings.head_timeout, "body": settings.body_timeout, "answer": settings.send_timeout}
     server.unsent.refresh()
     idle = []
     for connection in list(server.open):
-        doing, since = connection.look(now)
+        doing, since = connection.activity(now)
         if now - since > seconds.get(doing, math.inf):
             _close(connection, doing)
         elif doing in {"head", "idle"}:
@@ -192,7 +192,7 @@ def _close(connection: Connection, why: str) -> None:
 
 
 def allow_files(settings: Settings) -> Settings:
-    """Raise the limit of open files as far as the settings need; the settings with the connections that it allows."""
+    """Raise the limit of open files as far as the settings need; return the settings with the connections that fit."""
     others = _OTHER_FILES + settings.pool_size
     wanted = settings.max_connections + others
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""API keys: who holds one and what it lets them do. Knows no HTTP.
+"""API keys: their holders and scopes, without HTTP.
 
 A key is a line `name:scope[+scope]:secret`, in a file `name:scope[+scope]:sha256:digest`. Secrets are long and random
 (256 bits from `recon key`; other secrets have 32 characters or more), so a fast hash protects them: nobody can try
@@ -9,7 +9,7 @@ the digest, and so tells a client at most something about the digest of the secr
 closer to a stored digest step by step, the client would have to choose digests, that is to invert SHA-256; and a stored
 digest leads to no secret.
 
-No message of an error quotes a line, or even its name: who mixes up the order puts the secret there.
+No error quotes a line, or even its name: an operator who mixes up the order puts the secret there.
 """
 
 import asyncio
@@ -30,24 +30,24 @@ from recon.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SCOPES = ("identify", "read", "admin")  # the last is all of them
+SCOPES = ("identify", "read", "admin")  # admin includes the others
 
-PREFIX = "recon_"  # by which scanners for secrets that were given away know recon's
-_ALPHABET = string.ascii_letters + string.digits  # no sign at which a double click would stop
+PREFIX = "recon_"  # scanners for leaked secrets recognize it
+_ALPHABET = string.ascii_letters + string.digits  # a double click selects the whole key
 _RANDOM = 43  # characters of it: 256 bits
 
 _SHORTEST = 32  # characters of a secret: 128 random bits as hexadecimal digits
-_FEWEST_STEPS = 12  # different steps from a character to the next; random ones of that length have about 20
-_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]+")  # what a Bearer token may be made of (RFC 6750)
+_FEWEST_STEPS = 12  # distinct differences between neighbouring characters; random secrets of that length have about 20
+_SECRET = re.compile(r"[A-Za-z0-9._~+/=-]+")  # characters of a Bearer token (RFC 6750)
 _PLACEHOLDER = re.compile(r"change.?me|secret|passw|example|api.?key", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # nothing that could forge a log line
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 
-LOOK_EVERY = 0.5  # seconds between looks at the file; a change is in force after two to three of them
+CHECK_EVERY = 0.5  # seconds between checks of the file; a change is in force after two or three
 
 
 class Key(NamedTuple):
-    """Someone who may ask, and what."""
+    """A holder of a key, and the scopes that the key allows."""
 
     name: str
     scopes: frozenset[str]
@@ -66,19 +66,19 @@ class Keys:
         self._by_digest = self._read()
 
     def holder(self, secret: str) -> Key | None:
-        """Whose key this is."""
+        """Return the holder of this secret, or None if it is no key."""
         return self._by_digest.get(hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest())
 
     async def follow(self) -> None:
-        """Reload the file whenever it changes, for ever."""
+        """Reload the key file whenever it changes, for ever."""
         while self._file:
-            await asyncio.sleep(LOOK_EVERY)
-            self.look()
+            await asyncio.sleep(CHECK_EVERY)
+            self.reload_if_changed()
 
-    def look(self) -> None:
-        """Reload the file if it has changed. If it is invalid or missing, that is logged, and the keys stay in force.
+    def reload_if_changed(self) -> None:
+        """Reload the file if it has changed. An invalid or missing file is logged, and the current keys stay in force.
 
-        A change counts once two looks have seen the same, since most programs empty a file before they write to it.
+        A change counts once two checks in a row saw it, because most programs empty a file before they write to it.
         """
         before, self._seen = self._seen, self._version()
         if self._seen == self._loaded or self._seen != before:
@@ -87,9 +87,9 @@ class Keys:
         try:
             self._by_digest = self._read()
         except Misconfigured as error:
-            log.error("the API keys stay as they were: %s", error)  # noqa: TRY400 (a person's mistake: no trace)
+            log.error("the current API keys stay in force: %s", error)  # noqa: TRY400 (an operator's mistake: no traceback)
         else:
-            log.info("%s was read again: %s", self._file, quantity(len(self._by_digest), "API key"))
+            log.info("%s was reloaded: %s", self._file, quantity(len(self._by_digest), "API key"))
 
     def _read(self) -> dict[bytes, Key]:
         found = []
@@ -99,7 +99,7 @@ class Keys:
             found += file_entries(self._file)
         by_digest = _indexed(found)
         if not by_digest and self._file is None:
-            raise Misconfigured("RECON_API_KEYS: there is no API key in it")
+            raise Misconfigured("RECON_API_KEYS has no API key")
         if not by_digest:
             log.warning("%s has no API key: every request that needs one gets a 401", self._file)
         return by_digest
@@ -119,7 +119,7 @@ class Keys:
 
 
 def keys_of(settings: Settings) -> Keys | None:
-    """The settings' keys, or None when everybody may ask."""
+    """The settings' keys, or None if no keys are configured."""
     if settings.api_keys is None and settings.api_keys_file is None:
         return None
     return Keys(settings.api_keys.get_secret_value() if settings.api_keys else None, settings.api_keys_file)
@@ -128,7 +128,7 @@ def keys_of(settings: Settings) -> Keys | None:
 async def wait_until_valid(settings: Settings) -> None:
     """Return once the settings' keys are valid.
 
-    A process that starts again while the file is invalid does not have the old keys, which those that still serve have.
+    A process that starts while the file is invalid does not have the old keys; processes that still serve do.
     """
     waiting = False
     while True:
@@ -136,15 +136,15 @@ async def wait_until_valid(settings: Settings) -> None:
             keys_of(settings)
         except Misconfigured as error:
             if not waiting:
-                log.error("waiting for valid API keys: %s", error)  # noqa: TRY400 (a person's mistake: no trace)
+                log.error("waiting for valid API keys: %s", error)  # noqa: TRY400 (an operator's mistake: no traceback)
             waiting = True
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(CHECK_EVERY)
         else:
             return
 
 
 def new_key(name: str, scopes: Iterable[str]) -> tuple[str, str]:
-    """A new secret, and the line that lets a file know it without holding it."""
+    """Create a secret, and its line for the key file, which has only its hash."""
     secret = PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM))
     line = f"{name}:{'+'.join(dict.fromkeys(scopes))}:sha256:{hashlib.sha256(secret.encode()).hexdigest()}"
     try:
@@ -155,7 +155,7 @@ def new_key(name: str, scopes: Iterable[str]) -> tuple[str, str]:
 
 
 def append(file: Path, line: str) -> None:
-    """Add a line to a file of keys, which is made when it is not there, for its owner alone."""
+    """Append a line to the key file. A new file is readable by its owner only."""
     file.touch(mode=0o600, exist_ok=True)
     existing = file_entries(file)
     _indexed([*existing, ("the new key", *_key(line, secrets_too=False))])
@@ -164,14 +164,14 @@ def append(file: Path, line: str) -> None:
         out.write(f"{'' if not text or text.endswith(chr(10)) else chr(10)}{line}\n")
 
 
-Found = tuple[str, Key, bytes]  # where, who, the digest of the secret
+Found = tuple[str, Key, bytes]  # place in the source, holder, digest of the secret
 
 
 def file_entries(path: Path) -> list[Found]:
-    """What a file of keys has: lines of hashed keys, blank ones and comments."""
+    """Parse a key file: lines of hashed keys, blank lines and comments."""
     try:
         if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            log.warning("others than its owner may write to %s, and so let themselves in", path)
+            log.warning("users other than its owner can write to %s, and so add keys", path)
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
@@ -209,7 +209,7 @@ def _parsed(where: str, entries: Iterable[tuple[int, str]], *, secrets_too: bool
 
 
 def _key(entry: str, *, secrets_too: bool) -> tuple[Key, bytes]:
-    """Who a line is about, and the digest of the secret; raises ValueError, quoting nothing."""
+    """Parse a line into its holder and the digest of its secret. Raises ValueError, which quotes nothing."""
     parts = entry.split(":", 2)
     if len(parts) != 3:  # noqa: PLR2004 (name, scopes, secret)
         raise ValueError("is not of the form name:scope:secret")
@@ -228,11 +228,11 @@ def _key(entry: str, *, secrets_too: bool) -> tuple[Key, bytes]:
 
 
 def _require_random(secret: str) -> None:
-    """Raise ValueError for what somebody could have made up, and somebody else guess."""
+    """Raise ValueError if the secret is short or guessable."""
     steps = {ord(after) - ord(before) for before, after in pairwise(secret)}
     if not _SECRET.fullmatch(secret):
-        raise ValueError("has a secret with signs that a Bearer token cannot have")
+        raise ValueError("has a secret with characters that a Bearer token cannot have")
     if len(secret) < _SHORTEST:
-        raise ValueError(f"has a secret of less than {_SHORTEST} characters; `recon key` makes a good one")
+        raise ValueError(f"has a secret of less than {_SHORTEST} characters; `recon key` creates one")
     if len(steps) < _FEWEST_STEPS or _PLACEHOLDER.search(secret):
-        raise ValueError("has a secret that could be guessed; `recon key` makes a good one")
+        raise ValueError("has a guessable secret; `recon key` creates a random one")

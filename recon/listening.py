@@ -1,4 +1,4 @@
-"""Where recon listens, and how: addresses, TLS, and that it is not open to everybody by mistake."""
+"""Addresses and TLS, and the protected mode: without API keys, recon listens on loopback only."""
 
 import errno
 import logging
@@ -36,20 +36,20 @@ _AddressInfo: TypeAlias = tuple[AddressFamily, SocketKind, int, str, tuple[Any, 
 
 
 def check(settings: Settings) -> None:
-    """Raise Misconfigured unless recon can listen as it is told to, and should."""
+    """Raise Misconfigured unless recon can listen on the settings' host, and may (protected mode)."""
     addresses = _addresses(settings.host)
     tls(settings)
     if keys_of(settings) or settings.allow_anonymous or all(ip_address(each).is_loopback for each in addresses):
         return
     raise Misconfigured(
-        f"refusing to let everybody who reaches {settings.host or 'this machine'} ask: set RECON_API_KEYS_FILE or "
-        "RECON_API_KEYS (`recon key` makes one), listen on 127.0.0.1, or say --allow-anonymous "
-        "(RECON_ALLOW_ANONYMOUS=1)"
+        f"refusing to serve {settings.host or 'all addresses'} without API keys: set RECON_API_KEYS_FILE or "
+        "RECON_API_KEYS (`recon key` creates a key), listen on 127.0.0.1, or set --allow-anonymous "
+        "(RECON_ALLOW_ANONYMOUS=1) behind something that controls access"
     )
 
 
 def _addresses(host: str) -> set[str]:
-    """Every address that listening on this host means."""
+    """Return every address that the host name resolves to."""
     return {str(address[0]).partition("%")[0] for *_, address in _resolved(host, 0)}
 
 
@@ -62,7 +62,7 @@ def _resolved(host: str, port: int) -> list[_AddressInfo]:
 
 
 def sockets(settings: Settings) -> list[socket]:
-    """Bind a socket to each address of the settings' host; nothing is accepted yet.
+    """Bind a socket to each address of the settings' host; they do not accept connections yet.
 
     Raises Misconfigured if the port cannot be listened on, for example because another process listens there.
     """
@@ -70,10 +70,10 @@ def sockets(settings: Settings) -> list[socket]:
     for family, kind, protocol, _, address in _resolved(settings.host, settings.port):
         try:
             each = socket(family, kind, protocol)
-        except OSError:  # this machine has no IPv6, though the name has an address of it
+        except OSError:  # the name has an IPv6 address, and this machine has no IPv6
             continue
         bound.append(each)
-        # Connections of a recon that has just stopped do not count.
+        # Connections of a recon that has just stopped do not keep the port in use.
         each.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         if family == AF_INET6:
             each.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
@@ -83,7 +83,7 @@ def sockets(settings: Settings) -> list[socket]:
 
 
 def require_free_port(settings: Settings) -> None:
-    """Raise Misconfigured if the port cannot be listened on, before a database is started for nothing."""
+    """Raise Misconfigured if the port cannot be listened on, before a database is started in vain."""
     for each in sockets(settings):
         with each, _failing_clearly(settings):
             each.listen()  # Linux allows two sockets to be bound to a port as long as neither listens
@@ -100,22 +100,22 @@ def _failing_clearly(settings: Settings) -> Iterator[None]:
                 f"port {settings.port} is in use by another process: stop that process, or choose another port, for "
                 f"example with `RECON_PORT={another} make run` or --port {another}"
             ) from None
-        where = at(settings.host, settings.port)
+        where = authority(settings.host, settings.port)
         raise Misconfigured(f"cannot listen on {where}: {os.strerror(error.errno or 0)}") from None
 
 
-def at(host: str, port: int) -> str:
-    """Host and port as URLs have them: an IPv6 address in brackets."""
+def authority(host: str, port: int) -> str:
+    """Host and port as in a URL: an IPv6 address has brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def url(settings: Settings, host: str, port: int) -> str:
     """The URL of a host and port that recon listens on."""
-    return f"http{'s' if settings.tls_cert else ''}://{at(host, port)}"
+    return f"http{'s' if settings.tls_cert else ''}://{authority(host, port)}"
 
 
 def tls(settings: Settings) -> ssl.SSLContext | None:
-    """The settings' certificate and key, ready to serve, or None; raises Misconfigured for what is wrong with them."""
+    """The settings' certificate and key, as a context; None without TLS. Raises Misconfigured if invalid."""
     cert, key = settings.tls_cert, settings.tls_key
     if cert is None and key is None:
         return None
@@ -135,12 +135,12 @@ def tls(settings: Settings) -> ssl.SSLContext | None:
             f"--tls-cert, --tls-key: {cert} and {key} are not a certificate and its key, both in PEM"
         ) from None
     if key.stat().st_mode & stat.S_IROTH:
-        log.warning("everybody on this machine may read the TLS key %s", key)
+        log.warning("every user of this machine can read the TLS key %s", key)
     return context
 
 
 def _no_password() -> str:
-    raise Misconfigured("--tls-key: the key is encrypted; recon has nobody to ask for its password")
+    raise Misconfigured("--tls-key: the key is encrypted; recon needs one without a password")
 
 
 def _require_readable(path: Path) -> None:

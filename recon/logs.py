@@ -1,4 +1,4 @@
-"""How recon logs: readable lines on a terminal, JSON elsewhere, and never what a customer gave us."""
+"""Logging: text on a terminal, JSON elsewhere, and never a customer's identifier."""
 
 import logging
 import sys
@@ -12,10 +12,10 @@ from recon.settings import Settings
 
 
 class Failures:
-    """Limits the log lines that clients cause by failed requests: at most fifty in any second.
+    """Rate limiter for log lines about failed requests: at most fifty in any second; counts those left out.
 
-    In a storm, a line for each refused request would take more time than serving it. A token bucket: each line takes a
-    token. In one second there are at most those that the bucket had, and those that came back meanwhile.
+    Under overload, a line for each refused request would take more time than serving it. A token bucket: each line
+    takes a token. A second has at most those that the bucket held, and those added meanwhile.
     """
 
     BURST = 25  # lines: half of what a second may have
@@ -25,7 +25,7 @@ class Failures:
         self._clock = clock
         self._tokens = float(self.BURST)
         self._at = clock()
-        self._spared = 0
+        self._left_out = 0
 
     def may_be_logged(self) -> bool:
         """Take a token for a line; if there is none, count the line as left out."""
@@ -33,20 +33,20 @@ class Failures:
         self._tokens = min(self.BURST, self._tokens + (now - self._at) * self.REFILL)
         self._at = now
         if self._tokens < 1:
-            self._spared += 1
+            self._left_out += 1
             return False
         self._tokens -= 1
         return True
 
     def left_out(self) -> dict[str, int]:
         """Say, for the next line, how many were left out before it."""
-        if not self._spared:
+        if not self._left_out:
             return {}
-        spared, self._spared = self._spared, 0
-        return {"failures_not_logged_before": spared}
+        count, self._left_out = self._left_out, 0
+        return {"failures_not_logged_before": count}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Limit the lines of a logger of which each may be a client's doing."""
+        """Limit a logger whose lines clients can cause."""
         if not self.may_be_logged():
             return False
         record.__dict__.update(self.left_out())
@@ -57,7 +57,7 @@ failures = Failures()
 
 
 def configure(settings: Settings) -> None:
-    """Send all logging, other libraries' too, to standard error in the format of the settings."""
+    """Send all log lines, of libraries too, to standard error in the settings' format."""
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -75,18 +75,18 @@ def configure(settings: Settings) -> None:
         )
     )
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    # What these say at info is about their own insides.
+    # Their lines at level info are about their internals.
     for name in ("asyncio", "gunicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("asyncio").addFilter(failures)  # the event loop's report of a callback that failed
-    # Its errors are callers' broken connections, with tracebacks; recon's own failures middleware logs.
+    # Its errors are tracebacks about broken client connections; the middleware logs recon's own failures.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def _trace_without_values(
     _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Say of an exception which it was and where, not its text: a driver's may quote the row that failed."""
+    """Log an exception's class and traceback without its text: a driver's text may quote the failed row."""
     raised = event.pop("exc_info", None)
     if raised is True:
         raised = sys.exc_info()

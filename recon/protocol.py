@@ -56,7 +56,7 @@ class Connection(Sender):
     ----------
     head_since : the time (of the event loop) of the first byte of a head that is incomplete; None between requests. A
         new connection begins with such a head.
-    doing, since : what the connection was doing when it was last looked at, and since when.
+    doing, since : what the connection was doing at the last check, and since when.
     """
 
     __slots__ = (
@@ -283,8 +283,8 @@ class Connection(Sender):
             return problem(fields, f"The request's head has more than {MAX_FIELDS} fields.")
         return problem(status, "This is not HTTP as recon understands it.")
 
-    def look(self, now: float) -> tuple[str, float]:
-        """Say what the connection is doing, and since when."""
+    def activity(self, now: float) -> tuple[str, float]:
+        """Return what the connection is doing, and since when."""
         doing = (self._doing(), self._request_count)
         if doing != self.doing:
             self.doing, self.since = doing, now

@@ -27,19 +27,19 @@ log = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP, then finish the requests in flight."""
+    """Serve until SIGTERM, SIGINT or SIGHUP, then shut down gracefully."""
     settings = allow_files(settings)
     if settings.workers == 1:
         uvloop.run(_serve(settings))
     else:
-        with suppress(Unavailable):  # which each worker waits out; what cannot be served ends here, once
+        with suppress(Unavailable):  # each worker waits for it; a database that cannot be served ends recon here, once
             asyncio.run(make_database(settings).prepare())
         _Gunicorn(settings).run()
 
 
 def _runner(settings: Settings, sockets: Sequence[socket.socket]) -> Runner:
-    # What has been loaded by now stays, and requests leave hardly any cycles behind: looking for them as often
-    # as is usual takes a twentieth of the time.
+    # Modules stay loaded, and requests create hardly any reference cycles: collecting them at the default rate
+    # takes a twentieth of the time.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     return Runner(create_app(settings), settings, sockets, listening.tls(settings))
@@ -55,7 +55,7 @@ async def _serve(settings: Settings) -> None:
         where = listening.url(settings, *runner.addresses[0][:2])
         log.info("serving on %s (API documentation at /docs)", where)
         await stop.wait()
-        log.info("stopping: finishing the requests in flight")
+        log.info("stopping: finishing the requests in progress")
     finally:
         await runner.cleanup()
         # The end of the event loop removes its handlers. A second Ctrl-C would end this process before its clean-up.
@@ -71,7 +71,7 @@ class _Logger(Logger):  # type: ignore[misc]
 
 
 class _Worker(GunicornUVLoopWebWorker):
-    """aiohttp's worker, which leaves it to the runner to serve the sockets."""
+    """aiohttp's worker; the runner serves the sockets."""
 
     def __init__(self, age: int, ppid: int, sockets: Sequence[Any], app: "_Gunicorn", *others: Any) -> None:
         super().__init__(age, ppid, [], app, *others)
@@ -79,7 +79,7 @@ class _Worker(GunicornUVLoopWebWorker):
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
-    """gunicorn's main process, which would reload its configuration when the terminal is closed."""
+    """gunicorn's main process, which ends on SIGHUP instead of reloading its configuration."""
 
     def init_signals(self) -> None:
         ignored = {*signals.ENDING} - {*signals.heeded()}
@@ -102,7 +102,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
     def load_config(self) -> None:
         settings = self._settings
         options: dict[str, Any] = {
-            "bind": listening.at(settings.host, settings.port),
+            "bind": listening.authority(settings.host, settings.port),
             "workers": settings.workers,
             "worker_class": _Worker,
             "graceful_timeout": max(1, round(settings.shutdown_timeout)),

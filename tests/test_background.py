@@ -126,7 +126,7 @@ async def test_the_reload_of_api_keys(
     file = tmp_path / "keys"
     file.write_text(new_key("one", ["read"])[1])
     app = create_app(Settings(database_url=database_url, api_keys_file=file))
-    monkeypatch.setattr(keys, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(keys, "CHECK_EVERY", 0.01)
 
     def fails(_: Keys) -> Any:
         raise Planted
@@ -139,11 +139,11 @@ async def test_the_reload_of_api_keys(
             file.write_text(new_key("two", ["read"])[1])
             await _logged(caplog, 1)
             planted.undo()
-            monkeypatch.setattr(keys, "LOOK_EVERY", 0.01)
+            monkeypatch.setattr(keys, "CHECK_EVERY", 0.01)
             caplog.set_level(logging.INFO)
             file.write_text(new_key("three", ["read", "identify"])[1])
             async with asyncio.timeout(5):
-                while "was read again" not in caplog.text:
+                while "was reloaded" not in caplog.text:
                     await asyncio.sleep(0.01)
         finally:
             await runner.cleanup()
@@ -157,7 +157,7 @@ async def test_the_watch_over_connections(
     def fails(_: Server, _settings: Settings, _now: float) -> None:
         raise Planted
 
-    monkeypatch.setattr(connections, "look", fails)
+    monkeypatch.setattr(connections, "close_overdue", fails)
     settings = Settings(database_url=database_url)
     runner = Runner(create_app(settings), settings, [])
     await runner.setup()

@@ -77,7 +77,7 @@ def test_a_hash_in_the_variable() -> None:
 
 FORM = "is not of the form name:scope:secret"
 NAME = "has a name that is not 1 to 64 letters, digits, dots, dashes and underscores"
-GUESSED = "has a secret that could be guessed; `recon key` makes a good one"
+GUESSED = "has a guessable secret; `recon key` creates a random one"
 BAD_ENTRIES = {
     "only a secret": (GOOD, FORM),
     "no scope": (f"shop:{GOOD}", FORM),
@@ -87,12 +87,15 @@ BAD_ENTRIES = {
     "a long name": (f"{'x' * 65}:identify:{GOOD}", NAME),
     "another scope": (f"shop:write:{GOOD}", "has a scope other than identify, read, admin"),
     "an empty scope": (f"shop::{GOOD}", "has a scope other than identify, read, admin"),
-    "short": (f"shop:identify:{GOOD[:31]}", "has a secret of less than 32 characters; `recon key` makes a good one"),
+    "short": (f"shop:identify:{GOOD[:31]}", "has a secret of less than 32 characters; `recon key` creates one"),
     "one character": (f"shop:identify:{'a' * 43}", GUESSED),
     "the alphabet": ("shop:identify:abcdefghijklmnopqrstuvwxyz0123456789", GUESSED),
     "a word again and again": ("shop:identify:" + "hunter2" * 6, GUESSED),
     "a placeholder": ("shop:identify:please-change-me-before-you-go-live-2026", GUESSED),
-    "signs that no token has": (f"shop:identify:{GOOD}ü", "has a secret with signs that a Bearer token cannot have"),
+    "signs that no token has": (
+        f"shop:identify:{GOOD}ü",
+        "has a secret with characters that a Bearer token cannot have",
+    ),
 }
 
 
@@ -113,7 +116,7 @@ def test_a_bad_key_ends_recon() -> None:
 
     assert done.returncode == 1
     assert done.stderr == (
-        "recon: RECON_API_KEYS: entry 1 has a secret of less than 32 characters; `recon key` makes a good one\n"
+        "recon: RECON_API_KEYS: entry 1 has a secret of less than 32 characters; `recon key` creates one\n"
     )
 
 
@@ -132,7 +135,7 @@ def test_duplicates() -> None:
         Keys(f"{entry} {made()[1]}", None)
     with pytest.raises(Misconfigured, match="entry 2 has a secret that another key has"):
         Keys(f"{entry} till:read:{secret}", None)
-    with pytest.raises(Misconfigured, match="RECON_API_KEYS: there is no API key in it"):
+    with pytest.raises(Misconfigured, match="RECON_API_KEYS has no API key"):
         Keys(" , ", None)
 
 
@@ -276,7 +279,7 @@ def test_a_file_that_is_being_written(followed_file: tuple[Path, str]) -> None:
 
     for content in ("", line, "", line):
         in_place(file, content)
-        keys.look()
+        keys.reload_if_changed()
 
         assert keys.holder(secret) is not None
 
@@ -297,7 +300,7 @@ async def test_a_mistake_keeps_the_keys(
     if mistake == "a folder":
         file.mkdir()
     async with asyncio.timeout(20):
-        while "the API keys stay as they were" not in caplog.text:
+        while "the current API keys stay in force" not in caplog.text:
             await asyncio.sleep(0.01)
 
     assert keys.holder(old) is not None
@@ -307,7 +310,7 @@ async def test_a_mistake_keeps_the_keys(
     file.write_text(line)
     await follows(keys, new, valid=True)
     assert keys.holder(old) is None
-    assert caplog.text.count("the API keys stay as they were") == 1
+    assert caplog.text.count("the current API keys stay in force") == 1
     assert "s3cret" not in caplog.text
 
 
@@ -319,7 +322,7 @@ def test_a_file_that_others_may_write_to(tmp_path: Path, caplog: pytest.LogCaptu
 
     Keys(None, file)
 
-    assert f"others than its owner may write to {file}" in caplog.text
+    assert f"users other than its owner can write to {file}" in caplog.text
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -503,7 +506,7 @@ async def test_keys_are_exchanged_without_a_restart(start_recon: StartRecon, dat
     await until(new, 200)
     file.write_text(f"{old_line}\nrubbish\n")
     async with asyncio.timeout(20):
-        while process.log.count("the API keys stay as they were") < 2:
+        while process.log.count("the current API keys stay in force") < 2:
             await asyncio.sleep(0.1)
     assert (await statuses(old), await statuses(new)) == ({401}, {200})
     assert "line 2 is not of the form" in process.log
@@ -536,12 +539,12 @@ async def test_a_process_starts_again_while_the_file_is_invalid(
             async with asyncio.timeout(20):
                 assert await status(old) == 200
     file.write_text("rubbish")
-    await until_logged("the API keys stay as they were", 2)
+    await until_logged("the current API keys stay in force", 2)
     killed.kill()
     await until_logged("waiting for valid API keys", 1)
     answers = [await status(old) for _ in range(10)]
     file.write_text(new_line)
-    await until_logged("was read again", 1)
+    await until_logged("was reloaded", 1)
     with suspended(survivor.pid):  # only the process that started again can answer
         async with asyncio.timeout(20):
             answer = await status(new)

@@ -35,7 +35,7 @@ def test_loopback_needs_no_keys(host: str) -> None:
 @pytest.mark.parametrize("host", OPEN)
 def test_beyond_loopback_needs_keys(host: str) -> None:
     """What others reach is served to those with keys, or on purpose to everybody."""
-    with pytest.raises(Misconfigured, match="^refusing to let everybody .* ask: set RECON_API_KEYS"):
+    with pytest.raises(Misconfigured, match="^refusing to serve .* without API keys: set RECON_API_KEYS"):
         check(Settings(host=host))
 
     check(Settings(host=host, **KEYS))
@@ -201,7 +201,7 @@ def test_a_certificate_that_cannot_be(authority: trustme.CA, pem: tuple[Path, Pa
         (cert, other, f"--tls-key: {other} is not the key of the certificate in {cert}"),
         (rubbish, key, f"--tls-cert, --tls-key: {rubbish} and {key} are not a certificate and its key, both in PEM"),
         (cert, rubbish, f"--tls-cert, --tls-key: {cert} and {rubbish} are not a certificate and its key, both in PEM"),
-        (cert, locked, "--tls-key: the key is encrypted; recon has nobody to ask for its password"),
+        (cert, locked, "--tls-key: the key is encrypted; recon needs one without a password"),
     ]
     for given_cert, given_key, message in cases:
         with pytest.raises(Misconfigured) as caught:
@@ -225,7 +225,7 @@ def test_a_key_that_everybody_may_read(authority: trustme.CA, tmp_path: Path, ca
 
     tls(Settings(tls_cert=cert, tls_key=key))
 
-    assert f"everybody on this machine may read the TLS key {key}" in caplog.text
+    assert f"every user of this machine can read the TLS key {key}" in caplog.text
 
 
 def test_a_password_that_everybody_sees(start_recon: StartRecon) -> None:
