@@ -13,11 +13,11 @@ from recon.identifiers import MAX_EMAIL, MAX_PHONE, normal_email, normal_phone
 class Contact:
     """A row of the table, as far as matching needs it.
 
-    `age` orders contacts: the older, the smaller. It is the place in `(created_at, id)` order among
-    the rows that were fetched together, so that nothing above the database ever compares clocks.
+    `rank` is its place, oldest first, in `(created_at, id)` order among the rows that were fetched
+    together, so that nothing above the database ever compares clocks.
     """
 
-    age: int
+    rank: int
     id: int | None  # None until the row has been inserted
     linked_id: int | None
     email: str | None

@@ -126,9 +126,9 @@ def unite(one: Cluster, other: Cluster) -> Cluster:
     one, other = one.current(), other.current()
     if one is other:
         return one
-    winner, loser = (one, other) if one.primary.age < other.primary.age else (other, one)
+    winner, loser = (one, other) if one.primary.rank < other.primary.rank else (other, one)
     # A new list, so that answers that were decided before the merge stay as they were.
-    winner.contacts = sorted(winner.contacts + loser.contacts, key=lambda contact: contact.age)
+    winner.contacts = sorted(winner.contacts + loser.contacts, key=lambda contact: contact.rank)
     winner.settled = False
     loser.absorbed_by = winner
     return winner
@@ -192,7 +192,7 @@ def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = ma
     contacts or more, the rest of the requests is left undecided.
     """
     plan = Plan(newest=clusters.newest)
-    ages = count(1 + clusters.newest.age if clusters.newest else 0)
+    ranks = count(1 + clusters.newest.rank if clusters.newest else 0)
     created: list[tuple[Contact, Cluster]] = []
     answered = 0
     for request in requests:
@@ -202,7 +202,7 @@ def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = ma
         cluster = by_email or by_phone
         if cluster is None:
             reason = Reason.CREATED
-            contact = _contact(next(ages), request)
+            contact = _contact(next(ranks), request)
             cluster = Cluster(None, [contact])
             created.append((contact, cluster))
             clusters.learn(contact, cluster)
@@ -213,7 +213,7 @@ def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = ma
             reason = Reason.KNOWN
         else:
             reason = Reason.EXTENDED
-            contact = _contact(next(ages), request)
+            contact = _contact(next(ranks), request)
             created.append((contact, cluster))
             cluster.contacts.append(contact)
             clusters.learn(contact, cluster)
@@ -260,8 +260,8 @@ def consolidate(primary: Contact, contacts: Iterable[Contact], parts: Parts | No
     }
 
 
-def _contact(age: int, said: Identifiers) -> Contact:
-    return Contact(age, None, None, said.email, said.phone, said.phone_key)
+def _contact(rank: int, said: Identifiers) -> Contact:
+    return Contact(rank, None, None, said.email, said.phone, said.phone_key)
 
 
 def _assigned(ids: list[int | None]) -> list[int]:

@@ -19,7 +19,7 @@ _ROOTS = """
         SELECT coalesce(linked_id, id) FROM contact WHERE phone_key = ANY ($2::text[]) AND deleted_at IS NULL
     )"""
 
-# All their live rows, oldest first: `Contact.age` is the place in this order.
+# All their live rows, oldest first: `Contact.rank` is the place in this order.
 _MEMBERS = """
     SELECT id, linked_id, email, phone_number, phone_key
     FROM (
@@ -144,7 +144,7 @@ async def _contacts(connection: Connection, statement: str, batch: Sequence[Iden
     emails = list({request.email for request in batch if request.email is not None})
     phone_keys = list({request.phone_key for request in batch if request.phone_key is not None})
     rows = await connection.fetch(statement, emails, phone_keys)
-    return [Contact(age, *row) for age, row in enumerate(rows)]
+    return [Contact(rank, *row) for rank, row in enumerate(rows)]
 
 
 # All that a batch changes. First its new contacts: a secondary's primary may be a row of the same statement

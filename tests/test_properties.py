@@ -38,12 +38,14 @@ class Table:
 
     def run(self, batch: list[Said]) -> list[Any]:
         """The answers to a batch."""
-        rows = [Contact(c.age, c.id, c.linked_id, c.email, c.phone_number, c.phone_key) for c in self.rows]
+        rows = [Contact(c.rank, c.id, c.linked_id, c.email, c.phone_number, c.phone_key) for c in self.rows]
         plan = decide([identifiers(said) for said in batch], Clusters(rows))
         for contact, _ in plan.inserts:
-            contact.id = contact.age + 1
+            contact.id = contact.rank + 1
         self.rows += [
-            Contact(new.age, new.id, None if primary is new else primary.id, new.email, new.phone_number, new.phone_key)
+            Contact(
+                new.rank, new.id, None if primary is new else primary.id, new.email, new.phone_number, new.phone_key
+            )
             for new, primary in plan.inserts
         ]
         for root, primary_id in plan.relinks:
