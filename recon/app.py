@@ -12,6 +12,7 @@ from recon.deadlines import Deadlines
 from recon.hosts import Hosts
 from recon.identify import Identify
 from recon.keys import Keys, keys_of
+from recon.messages import identify_response
 from recon.routes import identify_handler
 from recon.settings import Settings, allowed_hosts, database_url, origins
 from recon.unsent import Unsent
@@ -29,7 +30,7 @@ def create_app(settings: Settings) -> web.Application:
     is waited for, with /readyz at 503. Raises Misconfigured for API keys that are not such.
     """
     database = make_database(settings)
-    identify = Identify(database)
+    identify = Identify(database, identify_response)
     deadlines = Deadlines(settings.request_timeout)
     unsent = Unsent(settings.max_unsent)
     if settings.coalesce:

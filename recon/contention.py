@@ -6,14 +6,13 @@ minutes: by an operator's open transaction, or by another program.
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 from recon import store
+from recon.clusters import Cluster, Clusters
 from recon.database import Connection
 from recon.identifiers import Identifiers
-from recon.reconcile import Cluster, Clusters, Plan, Reason, decide
-
-T = TypeVar("T")
+from recon.reconcile import Plan, Reason, decide
 
 
 class Held(NamedTuple):
@@ -74,12 +73,12 @@ def _roots(requests: Sequence[Identifiers], clusters: Clusters) -> list[set[int]
     return [{root for cluster in clusters.of(request) if cluster for root in roots[cluster]} for request in requests]
 
 
-def merged(answers: Sequence[T], held: Sequence[Held | None]) -> list[T | Held]:
+def merged(answers: Sequence[bytes], held: Sequence[Held | None]) -> list[bytes | Held]:
     """The outcome of each request, in order, up to the first that was left undecided."""
     if not held:
         return [*answers]
     following = iter(answers)
-    outcomes: list[T | Held] = []
+    outcomes: list[bytes | Held] = []
     for row in held:
         outcome = row or next(following, None)
         if outcome is None:

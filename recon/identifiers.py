@@ -90,6 +90,11 @@ def regional_key(region: str) -> Callable[[str], str]:
     return key
 
 
+def phone_key_for(region: str | None) -> Callable[[str], str]:
+    """The function that derives a phone's match key: by the numbering plan of `region`, or plain without a region."""
+    return regional_key(region) if region else plain_key
+
+
 def check_email_syntax(email: str) -> None:
     """Raise ValueError unless the email-validator library accepts the address (no DNS look-up)."""
     from email_validator import EmailNotValidError, validate_email

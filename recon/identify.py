@@ -5,17 +5,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
-from pydantic_core import to_json
-
 from recon import contention, metrics, store
+from recon.clusters import Cluster, Clusters, Identity, consolidate
 from recon.contention import Held
 from recon.database import Connection, Database
 from recon.errors import RowsHeld
 from recon.identifiers import Identifiers
-from recon.models import IdentifyResponse, Identity
-from recon.reconcile import Cluster, Clusters, Plan, Reason, consolidate
+from recon.reconcile import Plan, Reason
 
-Answer: TypeAlias = bytes  # an IdentifyResponse as JSON, encoded once for all requests that share it
+Answer: TypeAlias = bytes  # an encoded identity, shared by all requests of a batch that it answers
 Take: TypeAlias = Callable[[], Sequence[Identifiers]]
 
 # Contacts that the answers of a write batch have together, about: 15 MB with emails of 100 characters. What is left
@@ -36,10 +34,17 @@ Outcome: TypeAlias = Answer | Large | Held | None  # None: the request changes s
 
 
 class Identify:
-    """Answers batches of requests from a database, as if they had come one after another."""
+    """Answers batches of requests from a database, as if they had come one after another.
 
-    def __init__(self, database: Database) -> None:
+    Parameters
+    ----------
+    database : where the contacts are.
+    encode : what makes an answer of an identity; called once for each state of an identity in a batch.
+    """
+
+    def __init__(self, database: Database, encode: Callable[[Identity], Answer]) -> None:
         self._database = database
+        self._encode = encode
 
     async def read(self, take: Take) -> list[Outcome]:
         """Answer the requests that would change nothing, unless they touch a large identity."""
@@ -52,14 +57,14 @@ class Identify:
         clusters = await self._database.snapshot("read", work)
         large = clusters.larger_than(store.LARGE)
         if not large:
-            return _known(batch, clusters)
+            return self._known(batch, clusters)
         return await self._without(large, batch, clusters)
 
     async def _without(self, large: set[int], batch: Sequence[Identifiers], clusters: Clusters) -> list[Outcome]:
         """Answer the requests that touch no large identity: of those not all contacts were fetched."""
         roots = await self._database.snapshot("read", lambda connection: store.find_roots(connection, batch))
         touched = [each & large for each in roots]
-        small = iter(_known([request for request, its in zip(batch, touched, strict=True) if not its], clusters))
+        small = iter(self._known([request for request, its in zip(batch, touched, strict=True) if not its], clusters))
         return [Large(its) if its else next(small) for its in touched]
 
     async def read_large(self, take: Take) -> list[Outcome]:
@@ -70,9 +75,9 @@ class Identify:
         async def work(connection: Connection) -> Clusters:
             return Clusters(await store.fetch_clusters(connection, batch))
 
-        return _known(batch, await self._database.snapshot("read large", work))
+        return self._known(batch, await self._database.snapshot("read large", work))
 
-    async def write(self, take: Take) -> list[Outcome]:
+    async def write(self, take: Take) -> Sequence[Outcome]:
         """Apply the requests, in order, in one transaction, and answer them.
 
         `take` gives them, when the transaction has its place in the writer lane; asked again (a
@@ -88,7 +93,7 @@ class Identify:
                 await self._database.wait(store.wait_for_table)
         raise RowsHeld
 
-    async def _applied(self, take: Take, choose: contention.Choose) -> list[Outcome]:
+    async def _applied(self, take: Take, choose: contention.Choose) -> Sequence[Outcome]:
         async def work(connection: Connection) -> tuple[Plan, list[Held | None]]:
             plan, held = await choose(connection, take(), MOST_ANSWERED)
             if plan.inserts or plan.relinks:
@@ -98,30 +103,33 @@ class Identify:
         plan, held = await self._database.serializable("write", work)
         metrics.count_batch("write", len(plan.decisions))
         _count(plan)
-        return contention.merged(plan.answers(_encoded), held)
+        return contention.merged(self._answers(plan), held)
+
+    def _known(self, batch: Sequence[Identifiers], clusters: Clusters) -> list[Outcome]:
+        """The answer of each request that would change nothing, encoded once for each identity."""
+        answers: dict[Cluster, Answer] = {}
+        outcomes: list[Outcome] = []
+        for request in batch:
+            cluster = clusters.knowing(request)
+            if cluster is None:
+                outcomes.append(None)
+                continue
+            answer = answers.get(cluster)
+            if answer is None:
+                answer = answers[cluster] = self._encode(consolidate(cluster.primary, cluster.contacts))
+            outcomes.append(answer)
+        return outcomes
+
+    def _answers(self, plan: Plan) -> list[Answer]:
+        """The answer of each request that was decided, encoded once for each state of an identity."""
+        identities = plan.identities()
+        distinct = {id(identity): identity for identity in identities}
+        encoded = {key: self._encode(identity) for key, identity in distinct.items()}
+        return [encoded[id(identity)] for identity in identities]
 
     async def wait_for(self, row: int) -> None:
         """Return when no other session holds this row any more; raises RowsHeld after a second."""
         await self._database.wait(lambda connection: store.wait_for_row(connection, row))
-
-
-def _known(batch: Sequence[Identifiers], clusters: Clusters) -> list[Outcome]:
-    """The answer of each request that would change nothing, encoded once for each identity."""
-    answers: dict[Cluster, Answer] = {}
-    return [_answer_once(clusters.knowing(request), answers) for request in batch]
-
-
-def _answer_once(cluster: Cluster | None, answers: dict[Cluster, Answer]) -> Answer | None:
-    if cluster is None:
-        return None
-    answer = answers.get(cluster)
-    if answer is None:
-        answer = answers[cluster] = _encoded(consolidate(cluster.primary, cluster.contacts))
-    return answer
-
-
-def _encoded(identity: Identity) -> Answer:
-    return to_json(IdentifyResponse(contact=identity))
 
 
 def _count(plan: Plan) -> None:

@@ -6,7 +6,7 @@ import asyncpg
 
 from recon.connecting import connected
 from recon.definitions import missing_parts
-from recon.identifiers import normal_email, normal_phone, plain_key, regional_key
+from recon.identifiers import normal_email, normal_phone, phone_key_for
 from recon.quantities import quantity
 from recon.schema import require_parts, require_schema
 
@@ -98,7 +98,7 @@ async def check(url: str, default_region: str | None = None) -> tuple[list[str],
 
 async def _unmatchable(connection: asyncpg.Connection, default_region: str | None) -> AsyncIterator[str]:
     """Rows that no request would find, since they are not filed under what requests are normalized to."""
-    key = regional_key(default_region) if default_region else plain_key
+    key = phone_key_for(default_region)
     last_id = -(2**63)
     while page := await connection.fetch(IDENTIFIERS, last_id):
         for row in page:

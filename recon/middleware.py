@@ -17,7 +17,7 @@ from recon import metrics
 from recon.errors import FieldError, Forbidden, ForeignHost, InvalidRequest, ReconError, Unauthorized, Unavailable
 from recon.hosts import Hosts
 from recon.logs import failures
-from recon.models import Problem
+from recon.problems import Problem
 from recon.response import SERVER
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from recon import __version__
-from recon.models import IdentifyRequest, IdentifyResponse, Problem
+from recon.messages import IdentifyRequest, IdentifyResponse
+from recon.problems import Problem
 from recon.unsent import PART
 
 _REQUEST_EXAMPLES = {

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from recon.clusters import Contact
 from recon.database import Connection
 from recon.identifiers import Identifiers
-from recon.models import Contact
 
 # An identity with more contacts is large. The read pass fetches one more than that of each identity, which tells the
 # large ones apart, and bounds what a batch reads and answers: 512 requests with two identities each, a few

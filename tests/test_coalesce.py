@@ -16,6 +16,7 @@ from recon.deadlines import Deadlines
 from recon.errors import DeadlineExceeded, OutcomeUnknown, Overloaded, RowsHeld, Unavailable
 from recon.identifiers import Identifiers
 from recon.identify import Identify, Outcome
+from recon.messages import identify_response
 
 Take: TypeAlias = Callable[[], Sequence[int]]
 
@@ -208,7 +209,7 @@ async def test_the_queue_is_bounded() -> None:
 async def test_concurrent_requests_share_transactions(database_url: str) -> None:
     """On PostgreSQL: many requests, few transactions, and each gets its own answer."""
     async with Database(database_url).opened() as database:
-        identify = Identify(database)
+        identify = Identify(database, identify_response)
         sizes: list[int] = []
         write = identify.write
 
@@ -237,7 +238,7 @@ async def test_a_request_that_the_database_refuses_fails_alone(database_url: str
     """On PostgreSQL: a batch with one request that cannot be written is written but for that one."""
     await execute(database_url, REFUSE_THIRTEEN)
     async with Database(database_url).opened() as database:
-        one = coalesced(Identify(database), limit=1000, deadlines=Deadlines(5))
+        one = coalesced(Identify(database, identify_response), limit=1000, deadlines=Deadlines(5))
 
         outcomes = await asyncio.gather(
             *(one(Identifiers(f"e{n}", str(n), str(n))) for n in range(30)), return_exceptions=True
@@ -251,7 +252,7 @@ async def test_what_no_request_is_to_blame_for_is_not_split(database_url: str) -
     async with Database(database_url).opened() as database:
         await execute(database_url, "ALTER TABLE contact RENAME COLUMN updated_at TO changed_at")
         tried = []
-        identify = Identify(database)
+        identify = Identify(database, identify_response)
         write = identify.write
 
         async def counted(take: Callable[[], Sequence[Identifiers]]) -> Sequence[Outcome]:
@@ -454,7 +455,7 @@ async def test_deadlines_keep_nothing_that_is_answered() -> None:
 async def test_the_plain_form_shares_nothing(database_url: str) -> None:
     """On PostgreSQL: as many transactions as requests."""
     async with Database(database_url).opened() as database:
-        identify = Identify(database)
+        identify = Identify(database, identify_response)
         sizes: list[int] = []
         for name in ("read", "write"):
             work = getattr(identify, name)

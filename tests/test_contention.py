@@ -18,6 +18,7 @@ from recon.deadlines import Deadlines
 from recon.errors import DeadlineExceeded, RowsHeld
 from recon.identifiers import Identifiers
 from recon.identify import Identify
+from recon.messages import identify_response
 
 # Two people; the second has two contacts.
 PEOPLE = [
@@ -39,7 +40,7 @@ def _contact(answer: bytes) -> dict[str, Any]:
 async def asking(url: str, seconds: float = 30, **options: Any) -> AsyncIterator[Submit]:
     """Ask recon in this process, with so many seconds for each request."""
     async with Database(url, **options).opened() as database:
-        yield coalesced(Identify(database), 1000, Deadlines(seconds), 4)
+        yield coalesced(Identify(database, identify_response), 1000, Deadlines(seconds), 4)
 
 
 @asynccontextmanager
@@ -160,7 +161,7 @@ async def test_a_secondary_that_is_held_is_in_the_way_of_merges_alone(database_u
     batch = [_request("stranger"), _request("young", "1"), _request("new", "2"), _request("young")]
     async with Database(database_url).opened() as database:
         async with holding(database_url, HELD_SECONDARY):
-            outcomes = await Identify(database).write(lambda: batch)
+            outcomes = await Identify(database, identify_response).write(lambda: batch)
 
         assert outcomes[1] == contention.Held(3)
         assert [_contact(outcomes[n])["emails"] for n in (0, 2, 3)] == [  # type: ignore[arg-type]
@@ -168,7 +169,7 @@ async def test_a_secondary_that_is_held_is_in_the_way_of_merges_alone(database_u
             ["young", "young-too", "new"],
             ["young", "young-too", "new"],
         ]
-        answer = (await Identify(database).write(lambda: batch[1:2]))[0]
+        answer = (await Identify(database, identify_response).write(lambda: batch[1:2]))[0]
         assert _contact(answer)["emails"] == ["old", "young", "young-too", "new"]  # type: ignore[arg-type]
     assert (await invariants.check(database_url))[0] == []
 
@@ -180,7 +181,7 @@ async def test_a_merge_that_nobody_asked_for_waits_too(database_url: str) -> Non
     batch = [_request("stranger"), _request("young", "2"), _request("young", "7")]
     async with Database(database_url).opened() as database:
         async with holding(database_url, HELD_SECONDARY):
-            outcomes = await Identify(database).write(lambda: batch)
+            outcomes = await Identify(database, identify_response).write(lambda: batch)
 
         assert _contact(outcomes[0])["emails"] == ["stranger"]  # type: ignore[arg-type]
         assert outcomes[1:] == [contention.Held(3), contention.Held(3)]
@@ -194,7 +195,7 @@ async def test_what_is_answered_around_a_held_row_is_bounded(
     monkeypatch.setattr(identify, "MOST_ANSWERED", 2)
     batch = [_request("stranger"), _request("new", "2"), _request("old-too", "1"), _request("another")]
     async with Database(database_url).opened() as database, holding(database_url, HOLDS[0]):
-        outcomes = await Identify(database).write(lambda: batch)
+        outcomes = await Identify(database, identify_response).write(lambda: batch)
 
     assert len(outcomes) == 3
     assert outcomes[1] == contention.Held(2)
@@ -204,7 +205,9 @@ async def test_a_batch_with_nothing_but_held_rows(database_url: str) -> None:
     """Then there is nothing to decide."""
     await execute(database_url, *PEOPLE)
     async with Database(database_url).opened() as database, holding(database_url, HOLDS[0]):
-        outcomes = await Identify(database).write(lambda: [_request("new", "2"), _request("young", "1")])
+        outcomes = await Identify(database, identify_response).write(
+            lambda: [_request("new", "2"), _request("young", "1")]
+        )
 
     assert outcomes == [contention.Held(2), contention.Held(2)]
 

@@ -14,6 +14,7 @@ from recon.definitions import SCHEMA
 from recon.errors import OutcomeUnknown, RetriesExhausted, SchemaMismatch, Unavailable
 from recon.identifiers import Identifiers
 from recon.identify import Identify
+from recon.messages import identify_response
 from recon.schema import apply_schema
 
 
@@ -399,7 +400,9 @@ async def test_no_row_is_dated_before_what_it_was_decided_upon(database_url: str
     """After a failover to a server whose clock is behind, the primary is still the oldest of its cluster."""
     await execute(database_url, "INSERT INTO contact (email, created_at) VALUES ('a', now() + interval '1 hour')")
     async with Database(database_url).opened() as database:
-        await Identify(database).write(lambda: [Identifiers("a", "1", "1"), Identifiers("b", None, None)])
+        await Identify(database, identify_response).write(
+            lambda: [Identifiers("a", "1", "1"), Identifiers("b", None, None)]
+        )
 
     assert (await invariants.check(database_url))[0] == []
 

@@ -19,9 +19,10 @@ from pydantic import TypeAdapter
 
 from recon import __version__
 from recon.keys import new_key
-from recon.models import IdentifyRequest, IdentifyResponse, Problem
+from recon.messages import IdentifyRequest, IdentifyResponse
 from recon.openapi import document
 from recon.options import is_option, shown_default, variables
+from recon.problems import Problem
 from recon.settings import Settings
 
 ROOT = Path(__file__).parent.parent

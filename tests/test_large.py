@@ -11,12 +11,13 @@ from conftest import execute, fetch
 from prometheus_client import REGISTRY
 
 from recon import identify, store
+from recon.clusters import Contact, Identity
 from recon.coalesce import Submit, coalesced
 from recon.database import Connection, Database
 from recon.deadlines import Deadlines
 from recon.identifiers import Identifiers
 from recon.identify import Identify, Large
-from recon.models import Contact, Identity
+from recon.messages import identify_response
 
 SIZE = 3 * store.LARGE
 LARGE_IDENTITY = [
@@ -35,7 +36,7 @@ async def submit(database_url: str) -> Any:
     """Ask recon in this process, on a database with one large identity."""
     await execute(database_url, *LARGE_IDENTITY)
     async with Database(database_url).opened() as database:
-        yield coalesced(Identify(database), 1000, Deadlines(30), 4)
+        yield coalesced(Identify(database, identify_response), 1000, Deadlines(30), 4)
 
 
 def _contact(answer: bytes) -> dict[str, Any]:
@@ -76,29 +77,21 @@ async def test_concurrent_requests_for_it_have_each_their_state(submit: Submit) 
     assert all(f"new-{n}" in contact["emails"] for n, contact in enumerate(contacts))
 
 
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[Identity]:
-    """The identities that are encoded."""
-    encoded: list[Identity] = []
-    encode = identify._encoded
-
-    def noted(identity: Identity) -> bytes:
-        encoded.append(identity)
-        return encode(identity)
-
-    monkeypatch.setattr(identify, "_encoded", noted)
-    return encoded
-
-
-async def test_a_state_is_encoded_once(database_url: str, encoded: list[Identity]) -> None:
+async def test_a_state_is_encoded_once(database_url: str) -> None:
     """Of a batch with thirty requests that leave an identity in three states, three are encoded, and shared."""
     await execute(database_url, *LARGE_IDENTITY)
     batch = [_request(f"new-{n % 3}", "1") for n in range(30)]
-    async with Database(database_url).opened() as database:
-        answers = await Identify(database).write(lambda: batch)
-        known = await Identify(database).read_large(lambda: batch)
+    encoded: list[Identity] = []
 
-    assert [len(identity["emails"]) for identity in encoded] == [SIZE + 1, SIZE + 2, SIZE + 3, SIZE + 3]
+    def encode(identity: Identity) -> bytes:
+        encoded.append(identity)
+        return identify_response(identity)
+
+    async with Database(database_url).opened() as database:
+        answers = await Identify(database, encode).write(lambda: batch)
+        known = await Identify(database, encode).read_large(lambda: batch)
+
+    assert [len(identity.emails) for identity in encoded] == [SIZE + 1, SIZE + 2, SIZE + 3, SIZE + 3]
     # The same object, so that a thousand answers that wait to be sent take the memory of one.
     assert len(set(map(id, answers))) == 3
     assert len(set(map(id, known))) == 1
@@ -122,7 +115,9 @@ async def test_what_a_batch_answers_is_bounded(
     """A batch whose answers would have too many contacts is ended early; the rest of its requests are the next."""
     monkeypatch.setattr(identify, "MOST_ANSWERED", 2 * SIZE)
     async with Database(database_url).opened() as database:
-        outcomes = await Identify(database).write(lambda: [_request(f"new-{n}", "1") for n in range(5)])
+        outcomes = await Identify(database, identify_response).write(
+            lambda: [_request(f"new-{n}", "1") for n in range(5)]
+        )
 
     assert len(outcomes) == 2
     assert len(await fetch(database_url, "SELECT FROM contact")) == SIZE + 2
@@ -141,7 +136,7 @@ async def test_what_a_read_fetches_is_bounded(database_url: str) -> None:
             fetched.append(len(await store.fetch_small_clusters(connection, batch)))
 
         await database.snapshot("test", counted)
-        outcomes = await Identify(database).read(lambda: batch)
+        outcomes = await Identify(database, identify_response).read(lambda: batch)
 
     assert fetched[0] <= store.LARGE + 3
     assert outcomes == [Large(frozenset({1}))] * 8 + [outcomes[8], Large(frozenset({1}))]
@@ -155,7 +150,7 @@ async def test_a_value_that_many_identities_share(database_url: str) -> None:
         f"INSERT INTO contact (email, phone_number) SELECT 'e' || n, '1' FROM generate_series(1, {SIZE}) AS n",
     )
     async with Database(database_url).opened() as database:
-        answer = await coalesced(Identify(database), 100, Deadlines(30))(_request("e7", "1"))
+        answer = await coalesced(Identify(database, identify_response), 100, Deadlines(30))(_request("e7", "1"))
 
     assert set(_contact(answer)["emails"]) == {f"e{n}" for n in range(1, SIZE + 1)}
     assert len(await fetch(database_url, "SELECT FROM contact WHERE linked_id IS NULL")) == 1

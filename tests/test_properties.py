@@ -1,6 +1,7 @@
 """The rules as properties: whatever is sent, in whatever batches, recon and the model agree."""
 
 import asyncio
+import json
 from functools import partial
 from typing import Any
 
@@ -10,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import Model, Said
 
+from recon.clusters import Clusters, Contact, consolidate
 from recon.coalesce import coalesced, plain
 from recon.database import Database
 from recon.deadlines import Deadlines
 from recon.identifiers import Identifiers
 from recon.identify import Identify
-from recon.models import Contact
-from recon.reconcile import Clusters, consolidate, decide
+from recon.messages import identify_response
+from recon.reconcile import decide
 
 # Few values, so that they meet often.
 EMAILS = st.sampled_from([None, "a", "b", "c", "d", "e"])
@@ -52,7 +54,7 @@ class Table:
             for row in self.rows:
                 if root in (row.id, row.linked_id):
                     row.linked_id = None if row.id == primary_id else primary_id
-        return plan.answers(lambda identity: identity)
+        return [_parsed(identify_response(identity)) for identity in plan.identities()]
 
 
 @settings(max_examples=500)
@@ -82,7 +84,7 @@ def test_repeating_adds_nothing(requests: list[Said]) -> None:
     for said in requests:
         known = clusters.knowing(identifiers(said))
         assert known is not None
-        assert consolidate(known.primary, known.contacts)["primaryContactId"] == known.primary.id
+        assert consolidate(known.primary, known.contacts).primary_id == known.primary.id
 
 
 @pytest.mark.parametrize("form", ["batches", "coalesced", "plain"])
@@ -92,7 +94,7 @@ def test_the_database_agrees_with_the_model(form: str, database_url: str) -> Non
     async def scenario(batches: list[list[Said]]) -> None:
         model = Model()
         async with Database(database_url).opened() as database:
-            identify = Identify(database)
+            identify = Identify(database, identify_response)
             one = (
                 coalesced(identify, 100, Deadlines(5)) if form == "coalesced" else plain(identify, 100, Deadlines(5), 4)
             )
@@ -119,8 +121,6 @@ def test_the_database_agrees_with_the_model(form: str, database_url: str) -> Non
 
 
 def _parsed(answer: bytes) -> Any:
-    import json
-
     return json.loads(answer)["contact"]
 
 

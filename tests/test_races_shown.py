@@ -11,10 +11,11 @@ from conftest import fetch
 from races import RACES, Said
 
 from recon import store
+from recon.clusters import Contact
 from recon.database import Connection, Database
 from recon.identifiers import Identifiers
 from recon.identify import Identify
-from recon.models import Contact
+from recon.messages import identify_response
 
 AT_ONCE = 8
 
@@ -43,7 +44,7 @@ async def _run(
 ) -> list[Any]:
     """What became of requests that all read before any of them wrote, each in its own transaction."""
     async with Database(url, pool_size=len(at_once) + 1, writer_lane=False, isolation=isolation).opened() as database:
-        identify = Identify(database)
+        identify = Identify(database, identify_response)
         for said in before:
             await identify.write(partial(list, [_identifiers(said)]))
         # Without FOR UPDATE, which would order some of them already: what is shown is SERIALIZABLE's part.

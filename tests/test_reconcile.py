@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from recon.clusters import Clusters, Contact, Identity, consolidate
 from recon.identifiers import Identifiers
-from recon.models import Contact
-from recon.reconcile import Clusters, Reason, consolidate, decide
+from recon.reconcile import Reason, decide
 
 
 def said(email: str | None = None, phone: str | None = None) -> Identifiers:
@@ -101,10 +101,27 @@ def test_a_batch_sees_itself() -> None:
     # All three are inserted where they belong in the end: nothing is left to relink.
     assert [(contact.id, primary.id) for contact, primary in plan.inserts] == [(1, 1), (2, 1), (3, 1)]
     assert plan.relinks == []
-    answers = plan.answers(lambda identity: identity)
-    assert [answer["secondaryContactIds"] for answer in answers] == [[], [2], [], [2, 3], [2, 3]]
-    assert [answer["emails"] for answer in answers] == [["a"], ["a"], ["b"], ["a", "b"], ["a", "b"]]
-    assert answers[2]["primaryContactId"] == 3
+    assert plan.identities() == [
+        Identity(1, ["a"], ["1"], []),
+        Identity(1, ["a"], ["1", "2"], [2]),
+        Identity(3, ["b"], ["3"], []),
+        Identity(1, ["a", "b"], ["1", "2", "3"], [2, 3]),
+        Identity(1, ["a", "b"], ["1", "2", "3"], [2, 3]),
+    ]
+
+
+def test_requests_that_one_state_answers_share_it() -> None:
+    """However the requests of a batch alternate, each state of an identity is one object, so it is encoded once."""
+    there = [row(1, "a", "1"), row(2, "b", "2")]
+
+    plan = decide([said("a"), said("b"), said("a"), said("c", "1"), said("b"), said("c")], Clusters(there))
+    plan.inserts[0][0].id = 3
+    first, other, again, extended, still, latest = plan.identities()
+
+    assert first is again
+    assert other is still
+    assert extended is latest
+    assert extended == Identity(1, ["a", "c"], ["1"], [3])
 
 
 def test_a_chain_of_merges_in_a_batch_relinks_each_root_once() -> None:
@@ -122,19 +139,10 @@ def test_the_primary_comes_first_even_when_it_is_not_the_oldest() -> None:
 
     identity = consolidate(primary, [older, primary])
 
-    assert identity == {
-        "primaryContactId": 2,
-        "primaryContatctId": 2,
-        "emails": ["new", "old"],
-        "phoneNumbers": ["2", "1"],
-        "secondaryContactIds": [1],
-    }
+    assert identity == Identity(2, ["new", "old"], ["2", "1"], [1])
     plan = decide([said("old"), said("third", "1")], Clusters([older, primary]))
     plan.inserts[0][0].id = 3
-    answers = plan.answers(lambda each: each)
-    assert answers[0] == identity
-    assert answers[1]["emails"] == ["new", "old", "third"]
-    assert answers[1]["secondaryContactIds"] == [1, 3]
+    assert plan.identities() == [identity, Identity(2, ["new", "old", "third"], ["2", "1"], [1, 3])]
 
 
 def test_a_phone_shows_in_the_form_first_seen() -> None:
@@ -142,4 +150,4 @@ def test_a_phone_shows_in_the_form_first_seen() -> None:
     first = Contact(1, 1, None, "a", "+1 (987) 654-3210", "19876543210")
     second = Contact(2, 2, 1, "b", "19876543210", "19876543210")
 
-    assert consolidate(first, [first, second])["phoneNumbers"] == ["+1 (987) 654-3210"]
+    assert consolidate(first, [first, second]).phone_numbers == ["+1 (987) 654-3210"]

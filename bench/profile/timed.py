@@ -127,8 +127,8 @@ class Clocks:
 
         return timed
 
-    def _read_pass(self, read: Callable[..., Awaitable[list[Outcome]]]) -> Callable[..., Any]:
-        async def timed(identify: Identify, take: Callable[[], Sequence[Identifiers]]) -> list[Outcome]:
+    def _read_pass(self, read: Callable[..., Awaitable[Sequence[Outcome]]]) -> Callable[..., Any]:
+        async def timed(identify: Identify, take: Callable[[], Sequence[Identifiers]]) -> Sequence[Outcome]:
             started = now()
             batch = take()
             for said in batch:
@@ -144,8 +144,8 @@ class Clocks:
 
         return timed
 
-    def _write_pass(self, write: Callable[..., Awaitable[list[Outcome]]]) -> Callable[..., Any]:
-        async def timed(identify: Identify, take: Callable[[], Sequence[Identifiers]]) -> list[Outcome]:
+    def _write_pass(self, write: Callable[..., Awaitable[Sequence[Outcome]]]) -> Callable[..., Any]:
+        async def timed(identify: Identify, take: Callable[[], Sequence[Identifiers]]) -> Sequence[Outcome]:
             taken = now()
 
             def timed_take() -> Sequence[Identifiers]:
