@@ -1,6 +1,7 @@
 """All SQL about contacts. Each statement is a named constant above the function that runs it."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from recon.clusters import Contact
 from recon.database import Connection
@@ -19,13 +20,17 @@ _ROOTS = """
         SELECT coalesce(linked_id, id) FROM contact WHERE phone_key = ANY ($2::text[]) AND deleted_at IS NULL
     )"""
 
+# A contact's columns have the names of its fields. They are selected by these names, in the order of the fields, so
+# that a row is a contact's values behind its rank: looking up each value by name would take 150 ns more a contact.
+_COLUMNS = ", ".join(field.name for field in fields(Contact) if field.name != "rank")
+
 # All their live rows, oldest first: `Contact.rank` is the place in this order.
-_MEMBERS = """
-    SELECT id, linked_id, email, phone_number, phone_key
+_MEMBERS = f"""
+    SELECT {_COLUMNS}
     FROM (
-        SELECT * FROM contact WHERE id = ANY (ARRAY(SELECT id FROM {roots}))
+        SELECT * FROM contact WHERE id = ANY (ARRAY(SELECT id FROM {{roots}}))
         UNION ALL
-        SELECT * FROM contact WHERE linked_id = ANY (ARRAY(SELECT id FROM {roots}))
+        SELECT * FROM contact WHERE linked_id = ANY (ARRAY(SELECT id FROM {{roots}}))
     ) AS member
     WHERE deleted_at IS NULL
     ORDER BY created_at, id"""
@@ -55,13 +60,13 @@ _SMALL_ROOTS = f"""
     )"""
 FETCH_SMALL_CLUSTERS = f"""
 WITH {_SMALL_ROOTS}
-SELECT member.id, linked_id, email, phone_number, phone_key
-FROM (SELECT DISTINCT id FROM root) AS root, LATERAL (
-    SELECT * FROM contact WHERE contact.id = root.id AND deleted_at IS NULL
+SELECT {_COLUMNS}
+FROM (SELECT DISTINCT id FROM root) AS root (root_id), LATERAL (
+    SELECT * FROM contact WHERE id = root_id AND deleted_at IS NULL
     UNION ALL
-    (SELECT * FROM contact WHERE linked_id = root.id AND deleted_at IS NULL LIMIT {LARGE + 1})
+    (SELECT * FROM contact WHERE linked_id = root_id AND deleted_at IS NULL LIMIT {LARGE + 1})
 ) AS member
-ORDER BY created_at, member.id
+ORDER BY created_at, id
 """
 
 
