@@ -14,7 +14,7 @@ from recon.identify import Identify
 from recon.keys import Keys, keys_of
 from recon.messages import identify_response
 from recon.routes import identify_handler
-from recon.settings import Settings, allowed_hosts, database_url, origins
+from recon.settings import Settings, allowed_hosts, database_settings, database_url, origins
 from recon.unsent import Unsent
 
 DATABASE = web.AppKey("database", Database)
@@ -76,15 +76,7 @@ def _hosts(settings: Settings, keys: Keys | None) -> Hosts | None:
 
 def make_database(settings: Settings) -> Database:
     """The settings' database, not opened yet."""
-    return Database(
-        database_url(settings),
-        pool_size=settings.pool_size,
-        retry_limit=settings.retry_limit,
-        statement_timeout=settings.statement_timeout,
-        transaction_timeout=settings.request_timeout,  # then nobody waits for it any more
-        writer_lane=settings.writer_lane,
-        pgbouncer=settings.pgbouncer,
-    )
+    return Database(database_url(settings), database_settings(settings))
 
 
 async def _database(app: web.Application) -> AsyncIterator[None]:

@@ -24,6 +24,7 @@ from recon.connecting import (
 from recon.definitions import Connection as Connection  # noqa: PLC0414 (the layers above know it from here)
 from recon.errors import OutcomeUnknown, ReconError, RetriesExhausted, RowsHeld, SchemaMismatch, Unavailable
 from recon.schema import apply_schema, require_grants, require_parts, skip_taken_ids, warn_of_grants
+from recon.settings import DatabaseSettings
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Connection], Awaitable[T]]
@@ -57,6 +58,8 @@ _LOCK_TIMEOUT = 5
 # How long a transaction waits that does nothing else, in milliseconds; then its caller looks who still wants that.
 _LONG_LOCK_TIMEOUT = 1000
 
+_DEFAULTS = DatabaseSettings()
+
 _RETRIED = {"40001": "serialization_failure", "40P01": "deadlock_detected"}
 
 
@@ -66,59 +69,42 @@ class Database:
     Parameters
     ----------
     url : where it is.
-    pool_size : most connections at a time.
-    retry_limit : most tries of a transaction that meets others.
-    statement_timeout : seconds a statement may take, waiting for locks included.
-    transaction_timeout : seconds a transaction may take before its connection is given up.
-    writer_lane : whether writing transactions go one after another (for speed alone).
-    pgbouncer : whether consecutive transactions of one connection may meet different servers' sessions.
-    isolation : weaker than SERIALIZABLE only where a test shows what that does.
+    settings : how it is used; the defaults unless given.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        pool_size: int = 16,
-        retry_limit: int = 200,
-        statement_timeout: float = 4,
-        transaction_timeout: float = 5,
-        writer_lane: bool = True,
-        pgbouncer: bool = False,
-        isolation: str = "SERIALIZABLE",
-    ) -> None:
+    def __init__(self, url: str, settings: DatabaseSettings = _DEFAULTS) -> None:
         self._url = url
-        self._retry_limit = retry_limit
-        self._begin = f"BEGIN ISOLATION LEVEL {isolation}"
+        self._retry_limit = settings.retry_limit
+        self._begin = f"BEGIN ISOLATION LEVEL {settings.isolation}"
         self._begin_reading: str | None = None  # no need: the session's default isolation does it
-        milliseconds = f"{statement_timeout * 1000:.0f}"
+        milliseconds = f"{settings.statement_timeout * 1000:.0f}"
         self._session = SESSION | {
-            "default_transaction_isolation": isolation.lower(),
+            "default_transaction_isolation": settings.isolation.lower(),
             "statement_timeout": milliseconds,
             "idle_in_transaction_session_timeout": milliseconds,
         }
         self._prepared_statements = 100  # most of a connection; there are fewer
-        if pgbouncer:
+        if settings.pgbouncer:
             # A session is lent for a transaction: each brings its settings along, in the same message as
             # BEGIN, and no prepared statement outlives it. pgbouncer refuses settings at connecting but for a few.
-            settings = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in self._session.items())
-            self._begin_reading = f"{self._begin} READ ONLY{settings}"
-            self._begin += settings
+            set_local = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in self._session.items())
+            self._begin_reading = f"{self._begin} READ ONLY{set_local}"
+            self._begin += set_local
             self._session = {"application_name": SESSION["application_name"]}
             self._prepared_statements = 0
         # Not serializable: all others would have to remember what they read for as long as that waits.
         # Its time-out for locks comes before that for statements: then it is known that it waited for a lock.
-        lock_timeout = max(1, min(_LONG_LOCK_TIMEOUT, round(statement_timeout * 500)))
+        lock_timeout = max(1, min(_LONG_LOCK_TIMEOUT, round(settings.statement_timeout * 500)))
         self._begin_waiting = (
-            self._begin.replace(isolation, "READ COMMITTED", 1) + f"; SET LOCAL lock_timeout = {lock_timeout}"
+            self._begin.replace(settings.isolation, "READ COMMITTED", 1) + f"; SET LOCAL lock_timeout = {lock_timeout}"
         )
-        if writer_lane:
+        if settings.writer_lane:
             # In the same message as BEGIN and before any snapshot: who waited here sees what the one
             # before it wrote. A lock taken by a later statement would come too late for that.
             self._begin += f"; LOCK TABLE writer_lane IN EXCLUSIVE MODE; SET LOCAL lock_timeout = {_LOCK_TIMEOUT}"
-        self._slots = asyncio.Semaphore(pool_size)
+        self._slots = asyncio.Semaphore(settings.pool_size)
         self._idle: list[Connection] = []  # the last one used is the next to be used
-        self._transaction_timeout = transaction_timeout
+        self._transaction_timeout = settings.transaction_timeout
         self._ready = False
         self._why_not_ready: str | None = None
         self._outage = Outage(url)

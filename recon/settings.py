@@ -4,6 +4,7 @@ Each has a variable `RECON_<NAME>`; `recon serve --help` and docs/settings.md sh
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,6 +64,30 @@ def _hosts(hosts: str) -> str:
     return hosts
 
 
+@dataclass(frozen=True)
+class DatabaseSettings:
+    """How a process uses its database, with the defaults.
+
+    Attributes
+    ----------
+    pool_size : maximum number of connections.
+    retry_limit : maximum attempts of a transaction on serialization conflict.
+    statement_timeout : seconds a statement may take, waiting for locks included.
+    transaction_timeout : seconds a transaction may take before its connection is given up.
+    writer_lane : whether writing transactions run one after another (for speed alone).
+    pgbouncer : whether consecutive transactions of a connection may run in different server sessions.
+    isolation : the isolation level; a process always has SERIALIZABLE, and a test may show what less does.
+    """
+
+    pool_size: int = 16
+    retry_limit: int = 200
+    statement_timeout: float = 4
+    transaction_timeout: float = 5
+    writer_lane: bool = True
+    pgbouncer: bool = False
+    isolation: str = "SERIALIZABLE"
+
+
 class Settings(BaseSettings):
     """How recon runs. Options of the command win over variables, and variables over defaults."""
 
@@ -117,9 +142,12 @@ class Settings(BaseSettings):
         False, description="Refuse invalid emails and phone numbers, and fields other than `email` and `phoneNumber`."
     )
 
-    pool_size: int = Field(16, ge=2, le=1000, description="Maximum database connections of a process.")
+    pool_size: int = Field(
+        DatabaseSettings.pool_size, ge=2, le=1000, description="Maximum database connections of a process."
+    )
     pgbouncer: bool = Field(
-        False, description="Keep no state in a database session between transactions; needed behind pgbouncer."
+        DatabaseSettings.pgbouncer,
+        description="Keep no state in a database session between transactions; needed behind pgbouncer.",
     )
     queue_limit: int = Field(
         2000,
@@ -127,12 +155,20 @@ class Settings(BaseSettings):
         description="Maximum requests that wait in a process; further ones get a 503 at once (load shedding).",
     )
     request_timeout: Seconds = Field(
-        5, description="Seconds until a request that the database has not answered gets a 503."
+        DatabaseSettings.transaction_timeout,
+        description="Seconds until a request that the database has not answered gets a 503.",
     )
-    retry_limit: int = Field(200, ge=1, description="Maximum attempts on serialization conflict before a 503.")
-    statement_timeout: Seconds = Field(4, description="Seconds that a statement may take, with its wait for locks.")
+    retry_limit: int = Field(
+        DatabaseSettings.retry_limit,
+        ge=1,
+        description="Maximum attempts on serialization conflict before a 503.",
+    )
+    statement_timeout: Seconds = Field(
+        DatabaseSettings.statement_timeout,
+        description="Seconds that a statement may take, with its wait for locks.",
+    )
     coalesce: bool = Field(True, description="Let concurrent requests share transactions (micro-batching).")
-    writer_lane: bool = Field(True, description="Run writing transactions one after another.")
+    writer_lane: bool = Field(DatabaseSettings.writer_lane, description="Run writing transactions one after another.")
 
     max_connections: int = Field(
         16_384,
@@ -185,6 +221,18 @@ def database_url(settings: Settings) -> str:
     if settings.database_url is None:
         raise ValueError("a database_url is needed; recon.localpg.running() gives one")
     return settings.database_url.get_secret_value()
+
+
+def database_settings(settings: Settings) -> DatabaseSettings:
+    """The settings of the database, for a process with these settings."""
+    return DatabaseSettings(
+        pool_size=settings.pool_size,
+        retry_limit=settings.retry_limit,
+        statement_timeout=settings.statement_timeout,
+        transaction_timeout=settings.request_timeout,  # then no request waits for it any more
+        writer_lane=settings.writer_lane,
+        pgbouncer=settings.pgbouncer,
+    )
 
 
 def origins(settings: Settings) -> frozenset[str]:

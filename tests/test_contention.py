@@ -19,6 +19,7 @@ from recon.errors import DeadlineExceeded, RowsHeld
 from recon.identifiers import Identifiers
 from recon.identify import Identify
 from recon.messages import identify_response
+from recon.settings import DatabaseSettings
 
 # Two people; the second has two contacts.
 PEOPLE = [
@@ -39,7 +40,7 @@ def _contact(answer: bytes) -> dict[str, Any]:
 @asynccontextmanager
 async def asking(url: str, seconds: float = 30, **options: Any) -> AsyncIterator[Submit]:
     """Ask recon in this process, with so many seconds for each request."""
-    async with Database(url, **options).opened() as database:
+    async with Database(url, DatabaseSettings(**options)).opened() as database:
         yield coalesced(Identify(database, identify_response), 1000, Deadlines(seconds), 4)
 
 

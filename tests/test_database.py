@@ -16,12 +16,13 @@ from recon.identifiers import Identifiers
 from recon.identify import Identify
 from recon.messages import identify_response
 from recon.schema import apply_schema
+from recon.settings import DatabaseSettings
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A database that retries at most five times and has no lane."""
-    async with Database(database_url, retry_limit=5, writer_lane=False).opened() as database:
+    async with Database(database_url, DatabaseSettings(retry_limit=5, writer_lane=False)).opened() as database:
         yield database
 
 
@@ -172,7 +173,7 @@ async def test_completion_unknown_is_not_retried(database: Database) -> None:
 
 async def test_connections_that_were_lost_meanwhile_are_not_used(database_url: str) -> None:
     """After the database has dropped all idle connections, the very next requests work."""
-    async with Database(database_url, writer_lane=False).opened() as database:
+    async with Database(database_url, DatabaseSettings(writer_lane=False)).opened() as database:
         everyone_has_one = asyncio.Barrier(4)
 
         async def wait_for_all(connection: Connection) -> int:
@@ -189,7 +190,7 @@ async def test_connections_that_were_lost_meanwhile_are_not_used(database_url: s
 
 async def test_a_statement_that_hangs_is_ended(database_url: str) -> None:
     """A statement may take only so long, waiting for a lock included."""
-    async with Database(database_url, statement_timeout=0.2).opened() as database:
+    async with Database(database_url, DatabaseSettings(statement_timeout=0.2)).opened() as database:
         holder = await asyncpg.connect(database_url)
         async with holder.transaction():
             await holder.execute("LOCK TABLE contact")
@@ -210,7 +211,9 @@ CREATE CONSTRAINT TRIGGER hang AFTER INSERT ON contact DEFERRABLE INITIALLY DEFE
 async def test_a_server_that_no_longer_answers_is_given_up(database_url: str) -> None:
     """Nothing of a transaction is waited for longer than it may take, no ROLLBACK and no farewell; the next works."""
     await execute(database_url, HANGS_AT_COMMIT)
-    async with Database(database_url, statement_timeout=60, transaction_timeout=0.3).opened() as database:
+    async with Database(
+        database_url, DatabaseSettings(statement_timeout=60, transaction_timeout=0.3)
+    ).opened() as database:
         async with asyncio.timeout(2):
             with pytest.raises(Unavailable) as before_commit:
                 await database.serializable("test", lambda connection: connection.execute("SELECT pg_sleep(20)"))
@@ -286,7 +289,7 @@ async def test_reads_are_serializable_in_one_round_trip(database: Database) -> N
 async def test_writers_take_turns_in_the_lane(database_url: str) -> None:
     """With the lane, transactions that would conflict do not: each sees what the one before it wrote."""
     tries = 0
-    async with Database(database_url, retry_limit=1).opened() as database:
+    async with Database(database_url, DatabaseSettings(retry_limit=1)).opened() as database:
 
         async def insert_if_empty(connection: Connection) -> None:
             nonlocal tries

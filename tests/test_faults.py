@@ -20,6 +20,7 @@ from postgres import Cut, Postgres, postgres, suspended
 from recon.database import Connection, Database
 from recon.definitions import SCHEMA
 from recon.errors import Unavailable
+from recon.settings import DatabaseSettings
 
 ROUNDS = int(os.environ.get("RECON_TEST_FAULTS", "1"))  # how often each fault comes; more for a soak
 # Seconds after a fault in which recon must serve again. `make soak` holds it to five on a machine of its own;
@@ -167,7 +168,7 @@ async def _until_status(session: aiohttp.ClientSession, url: str, status: int, d
 async def test_a_connection_that_ran_into_its_time_limit_is_not_used_again(server: Postgres) -> None:
     """What the database has not answered in time it may still do, in that session: nobody else gets into it."""
     await execute(server.url(), "CREATE DATABASE slow ENCODING UTF8 TEMPLATE template0")
-    async with Database(server.url("slow"), transaction_timeout=0.3).opened() as database:
+    async with Database(server.url("slow"), DatabaseSettings(transaction_timeout=0.3)).opened() as database:
         before = await database.snapshot("test", _pid)
         with server.paused():
             started = time.monotonic()
@@ -182,7 +183,7 @@ async def test_a_connection_that_ran_into_its_time_limit_is_not_used_again(serve
 async def test_when_one_session_does_not_answer_the_idle_ones_are_not_tried(server: Postgres) -> None:
     """When the server at the other end has vanished without a word, one time limit has to pass, not one a session."""
     await execute(server.url(), "CREATE DATABASE vanished ENCODING UTF8 TEMPLATE template0")
-    async with Database(server.url("vanished"), transaction_timeout=0.3).opened() as database:
+    async with Database(server.url("vanished"), DatabaseSettings(transaction_timeout=0.3)).opened() as database:
         everyone_has_one = asyncio.Barrier(3)
 
         async def wait_for_all(connection: Connection) -> int:

@@ -8,7 +8,7 @@ import pytest
 from conftest import recon
 
 from recon.options import is_option, load_settings, variables
-from recon.settings import GROUPS, Settings
+from recon.settings import GROUPS, DatabaseSettings, Settings, database_settings
 
 NUMBERS = ["", "x", "1e999999", "0x10", "1,5", "\uff11\u00bd", "nan", "inf", "-inf", "-1", "9" * 5000, "null", "[1]"]
 SWITCHES = ["perhaps", "2", "onn", "-1", "\udcff"]
@@ -158,3 +158,19 @@ def test_the_help_has_groups_and_choices() -> None:
     assert options["Access"][0] == "--api-keys-file"
     assert "--log-level [debug|info|warning|error]" in "".join(sections)
     assert "--log-format [auto|text|json]" in "".join(sections)
+
+
+def test_the_database_is_used_as_the_settings_say() -> None:
+    """Each setting of the database reaches it, and has one default."""
+    chosen: dict[str, Any] = {
+        "pool_size": 7,
+        "retry_limit": 8,
+        "statement_timeout": 9,
+        "writer_lane": False,
+        "pgbouncer": True,
+    }
+
+    assert database_settings(Settings()) == DatabaseSettings()
+    assert database_settings(Settings(request_timeout=10, **chosen)) == DatabaseSettings(
+        transaction_timeout=10, **chosen
+    )

@@ -25,6 +25,7 @@ from test_roles import PASSWORD, blocks, serving_role
 
 from recon.database import SESSION, Connection, Database
 from recon.errors import Unavailable
+from recon.settings import DatabaseSettings
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="needs pgbouncer")
@@ -155,7 +156,7 @@ async def test_each_transaction_brings_its_settings(pooled_url: str) -> None:
         "statement_timeout": "7s",
         "idle_in_transaction_session_timeout": "7s",
     }
-    async with Database(pooled_url, pgbouncer=True, statement_timeout=7).opened() as database:
+    async with Database(pooled_url, DatabaseSettings(pgbouncer=True, statement_timeout=7)).opened() as database:
         read = await asyncio.gather(*([database.snapshot("test", look) for _ in range(8)]))
         written = await asyncio.gather(*([database.serializable("test", look) for _ in range(8)]))
 
@@ -168,7 +169,10 @@ async def test_each_transaction_brings_its_settings(pooled_url: str) -> None:
 async def test_waiting_in_the_lane_is_bounded(pooled_url: str, shared_database_url: str) -> None:
     """The lock is part of the same message as its time-out, and the time-out counts for it."""
     holder = await asyncpg.connect(shared_database_url)
-    async with holder.transaction(), Database(pooled_url, pgbouncer=True, statement_timeout=0.2).opened() as database:
+    async with (
+        holder.transaction(),
+        Database(pooled_url, DatabaseSettings(pgbouncer=True, statement_timeout=0.2)).opened() as database,
+    ):
         await holder.execute("LOCK TABLE writer_lane IN EXCLUSIVE MODE")
 
         with pytest.raises(Unavailable) as caught:

@@ -16,6 +16,7 @@ from recon.database import Connection, Database
 from recon.identifiers import Identifiers
 from recon.identify import Identify
 from recon.messages import identify_response
+from recon.settings import DatabaseSettings
 
 AT_ONCE = 8
 
@@ -43,7 +44,9 @@ async def _run(
     url: str, isolation: str, at_once: list[Said], before: list[Said], monkeypatch: pytest.MonkeyPatch
 ) -> list[Any]:
     """What became of requests that all read before any of them wrote, each in its own transaction."""
-    async with Database(url, pool_size=len(at_once) + 1, writer_lane=False, isolation=isolation).opened() as database:
+    async with Database(
+        url, DatabaseSettings(pool_size=len(at_once) + 1, writer_lane=False, isolation=isolation)
+    ).opened() as database:
         identify = Identify(database, identify_response)
         for said in before:
             await identify.write(partial(list, [_identifiers(said)]))
