@@ -6,7 +6,8 @@ themselves. No timer, nothing to tune.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from types import NoneType
 from typing import Any, TypeAlias
 
 from recon import metrics
@@ -16,7 +17,7 @@ from recon.database import may_be_one_requests_fault
 from recon.deadlines import Deadlines
 from recon.errors import Overloaded, RowsHeld
 from recon.identifiers import Identifiers
-from recon.identify import Answer, Identify, Large, Outcome, Take
+from recon.identify import Answer, Identify, Large, Outcome, Requests
 
 # Requests in a batch. Far above what batches grow to by themselves; it bounds the time and memory of one
 # transaction when a backlog has built up.
@@ -26,40 +27,58 @@ MAX_BATCH = 512
 Entry: TypeAlias = tuple[Identifiers, "asyncio.Future[Answer]", Hashable]
 
 Room: TypeAlias = Callable[[], Awaitable[None]]
+Work: TypeAlias = Callable[[Requests], Awaitable[Sequence[Outcome]]]
+PassOn: TypeAlias = Callable[[Entry, Any], None]  # has another queue take the request over; given its outcome
 
 
 class Batch:
-    """Requests that share a transaction: taken when the work can begin, and the same when the work runs again."""
+    """Requests that share a transaction: dequeued when the work can begin, and the same when the work runs again.
 
-    def __init__(self, take: Callable[[], Iterable[Entry]]) -> None:
-        self._take = take
+    Parameters
+    ----------
+    dequeue : gives the requests.
+    changes : the deadlines, which must know for whom the work may have changed something; None if it only reads.
+    """
+
+    def __init__(self, dequeue: Callable[[], Iterable[Entry]], changes: Deadlines | None = None) -> None:
+        self._dequeue = dequeue
+        self._changes = changes
         self._entries: list[Entry] | None = None
 
     @property
     def entries(self) -> list[Entry]:
         """Those of its requests that still want an answer: a caller that gave up was told that nothing was changed."""
         if self._entries is None:
-            self._entries = [entry for entry in self._take() if not entry[1].done()]
+            self._entries = [entry for entry in self._dequeue() if not entry[1].done()]
         return self._entries
 
     def requests(self) -> list[Identifiers]:
-        """What is to be answered."""
+        """What is to be answered; from now on the database may be changed for it."""
+        if self._changes is not None:
+            self._changes.begin_change(self._futures())
         return [request for request, _, _ in self.entries]
 
-    def futures(self) -> list["asyncio.Future[Answer]"]:
-        """What the answers are waited for with."""
-        return [future for _, future, _ in self.entries]
+    async def run(self, work: Work) -> Sequence[Outcome]:
+        """Return the work's outcomes for the requests, in their order."""
+        try:
+            return await work(self.requests)
+        finally:
+            if self._changes is not None:
+                self._changes.end_change(self._futures())
 
     def fail(self, error: Exception) -> None:
         """Answer all of it with an error."""
-        for future in self.futures():
+        for future in self._futures():
             if not future.done():
                 future.set_exception(error)
 
     def halves(self) -> tuple["Batch", "Batch"]:
         """Two batches, to be run one after the other."""
         entries, middle = self.entries, len(self.entries) // 2
-        return Batch(lambda: entries[:middle]), Batch(lambda: entries[middle:])
+        return Batch(lambda: entries[:middle], self._changes), Batch(lambda: entries[middle:], self._changes)
+
+    def _futures(self) -> list["asyncio.Future[Answer]"]:
+        return [future for _, future, _ in self.entries]
 
 
 class Lane:
@@ -68,33 +87,29 @@ class Lane:
     Parameters
     ----------
     name : the label of its metrics.
-    work : outcomes for a batch, in its order. It is given a function that takes the batch from the queue, to be
-        called when the work can begin; called again, that gives the same batch. Fewer outcomes than requests: the
+    work : outcomes for a batch, in its order. It is given a function that dequeues the batch's requests, to be
+        called when the work can begin; called again, that gives the same requests. Fewer outcomes than requests: the
         others wait for another batch.
     limit : how many requests may wait; more get Overloaded.
     deadlines : until when each request must have its answer.
-    width : how many batches may be in progress. At most one of them has yet to take its requests.
+    width : how many batches may be in progress. At most one of them has yet to dequeue its requests.
     largest : how many requests may be in a batch; MAX_BATCH unless told otherwise.
     changes : whether `work` changes the database.
-    rest : the lane for the requests that change something (outcome None).
-    large : the lane for the requests that touch a large identity (outcome Large), one identity a batch.
-    row_queues : for the requests that need a row that another session holds (outcome Held).
+    pass_on : by the class of an outcome that is no answer: what has another queue take the request over.
     room : returns when there is memory for the answers of another batch; None: there always is.
     """
 
     def __init__(
         self,
         name: str,
-        work: Callable[[Take], Awaitable[Sequence[Outcome]]],
+        work: Work,
         limit: int,
         deadlines: Deadlines,
         *,
         width: int = 1,
         largest: int | None = None,
         changes: bool = False,
-        rest: "Lane | None" = None,
-        large: "Lane | None" = None,
-        row_queues: "RowQueues | None" = None,
+        pass_on: Mapping[type, PassOn] | None = None,
         room: Room | None = None,
     ) -> None:
         self._name = name
@@ -103,14 +118,12 @@ class Lane:
         self._deadlines = deadlines
         self._width = width
         self._largest = largest or MAX_BATCH
-        self._changes = changes
-        self._rest = rest
-        self._large = large
-        self._row_queues = row_queues
+        self._changes = deadlines if changes else None
+        self._pass_on = pass_on or {}
         self._room = room
         self._waiting: deque[Entry] = deque()
         self._running: set[asyncio.Task[None]] = set()
-        self._taker = False  # whether one of them has yet to take its requests
+        self._pending = False  # whether one of them has yet to dequeue its requests
         self._backlog = metrics.WAITING.labels(name)
 
     def submit(self, request: Identifiers) -> "asyncio.Future[Answer]":
@@ -126,28 +139,28 @@ class Lane:
             entry[1].set_exception(Overloaded())
             return
         self._waiting.append(entry)
-        if not self._taker and len(self._running) < self._width:
+        if not self._pending and len(self._running) < self._width:
             self._start()
 
     def _start(self) -> None:
-        self._taker = True
+        self._pending = True
         self._running.add(run_once(f"the batches of the lane {self._name}", self._run()))
 
     async def _run(self) -> None:
         try:
-            while self._taker:
+            while self._pending:
                 if self._room is not None:
                     await self._room()
-                await self._settle(Batch(self._take))
-                if self._taker:  # another one
+                await self._settle(Batch(self._dequeue, self._changes))
+                if self._pending:  # another one
                     return
-                self._taker = bool(self._waiting)
+                self._pending = bool(self._waiting)
         finally:
             # No await between the last look at the queue and this: a submit in between would never be woken.
             self._running.remove(asyncio.current_task())  # type: ignore[arg-type]
 
-    def _take(self) -> list[Entry]:
-        self._taker = False
+    def _dequeue(self) -> list[Entry]:
+        self._pending = False
         entries = self._next()
         self._backlog.set(len(self._waiting))
         if self._waiting and len(self._running) < self._width:
@@ -168,7 +181,7 @@ class Lane:
     async def _settle(self, batch: Batch) -> None:
         """Give each request of the batch its answer, or the error that is its own, or pass it on."""
         try:
-            outcomes = await self._worked(batch)
+            outcomes = await batch.run(self._work)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is some request's answer)
             if len(batch.entries) > 1 and may_be_one_requests_fault(error):
                 # The transaction is undone, so halves can be tried: in the end the bad request fails alone.
@@ -181,37 +194,13 @@ class Lane:
             future = entry[1]
             if future.done():
                 continue
-            if outcome is None:
-                self._rest.enqueue(entry)  # type: ignore[union-attr] # whoever has such outcomes has it
-            elif outcome.__class__ in _ELSEWHERE:
-                self._pass_on(entry, outcome)
+            pass_on = self._pass_on.get(outcome.__class__)
+            if pass_on is None:
+                future.set_result(outcome)  # type: ignore[arg-type] # an outcome that is not passed on is an answer
             else:
-                future.set_result(outcome)  # type: ignore[arg-type]
+                pass_on(entry, outcome)
         # Behind those that wait already, so that a large identity does not keep others waiting.
         self._waiting.extend(batch.entries[len(outcomes) :])
-
-    def _pass_on(self, entry: Entry, outcome: Outcome) -> None:
-        if isinstance(outcome, Large):
-            self._large.enqueue((entry[0], entry[1], outcome.roots))  # type: ignore[union-attr]
-        elif isinstance(outcome, Held):
-            self._row_queues.enqueue(outcome.row, entry, self.enqueue)  # type: ignore[union-attr]
-
-    async def _worked(self, batch: Batch) -> Sequence[Outcome]:
-        """The work's outcomes; while it may change something for the requests that it took, the deadlines know."""
-        if not self._changes:
-            return await self._work(batch.requests)
-
-        def begin() -> Sequence[Identifiers]:
-            self._deadlines.begin_change(batch.futures())
-            return batch.requests()
-
-        try:
-            return await self._work(begin)
-        finally:
-            self._deadlines.end_change(batch.futures())
-
-
-_ELSEWHERE = frozenset({Large, Held})
 
 
 class RowQueues:
@@ -294,11 +283,24 @@ def _lanes(
 ) -> Submit:
     queues = RowQueues(identify.wait_for, limit, rows_at_once)
 
-    def lane(name: str, work: Callable[[Take], Awaitable[Sequence[Outcome]]], width: int, **options: Any) -> Lane:
-        return Lane(name, work, limit, deadlines, width=width, largest=largest, **options)
+    def lane(name: str, work: Work, width: int, pass_on: dict[type, PassOn], **options: Any) -> Lane:
+        return Lane(name, work, limit, deadlines, width=width, largest=largest, pass_on=pass_on, **options)
 
-    changes = {"changes": True, "row_queues": queues}
-    large_writes = lane("write large", identify.write, 1, room=room, **changes)
-    large_reads = lane("read large", identify.read_large, 1, room=room, rest=large_writes)
-    small_writes = lane("write", identify.write, writes, **changes)
-    return lane("read", identify.read, reads, rest=small_writes, large=large_reads).submit
+    def write_lane(name: str, width: int, room: Room | None = None) -> Lane:
+        def wait_for_row(entry: Entry, held: Held) -> None:
+            queues.enqueue(held.row, entry, itself.enqueue)
+
+        itself = lane(name, identify.write, width, {Held: wait_for_row}, changes=True, room=room)
+        return itself
+
+    def to(changing: Lane) -> PassOn:
+        return lambda entry, _: changing.enqueue(entry)
+
+    def to_large(entry: Entry, large: Large) -> None:
+        request, future, _ = entry
+        large_reads.enqueue((request, future, large.roots))  # those about the same identities share a batch
+
+    large_writes = write_lane("write large", 1, room)
+    large_reads = lane("read large", identify.read_large, 1, {NoneType: to(large_writes)}, room=room)
+    small_writes = write_lane("write", writes)
+    return lane("read", identify.read, reads, {NoneType: to(small_writes), Large: to_large}).submit

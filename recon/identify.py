@@ -14,7 +14,7 @@ from recon.identifiers import Identifiers
 from recon.reconcile import Plan, Reason
 
 Answer: TypeAlias = bytes  # an encoded identity, shared by all requests of a batch that it answers
-Take: TypeAlias = Callable[[], Sequence[Identifiers]]
+Requests: TypeAlias = Callable[[], Sequence[Identifiers]]  # dequeues a batch; called again, gives the same
 
 # Contacts that the answers of a write batch have together, about: 15 MB with emails of 100 characters. What is left
 # of the batch makes up the next one.
@@ -46,9 +46,9 @@ class Identify:
         self._database = database
         self._encode = encode
 
-    async def read(self, take: Take) -> list[Outcome]:
+    async def read(self, requests: Requests) -> list[Outcome]:
         """Answer the requests that would change nothing, unless they touch a large identity."""
-        batch = take()
+        batch = requests()
         metrics.count_batch("read", len(batch))
 
         async def work(connection: Connection) -> Clusters:
@@ -67,9 +67,9 @@ class Identify:
         small = iter(self._known([request for request, its in zip(batch, touched, strict=True) if not its], clusters))
         return [Large(its) if its else next(small) for its in touched]
 
-    async def read_large(self, take: Take) -> list[Outcome]:
+    async def read_large(self, requests: Requests) -> list[Outcome]:
         """Answer the requests that would change nothing, however large their identities are."""
-        batch = take()
+        batch = requests()
         metrics.count_batch("read large", len(batch))
 
         async def work(connection: Connection) -> Clusters:
@@ -77,25 +77,25 @@ class Identify:
 
         return self._known(batch, await self._database.snapshot("read large", work))
 
-    async def write(self, take: Take) -> Sequence[Outcome]:
+    async def write(self, requests: Requests) -> Sequence[Outcome]:
         """Apply the requests, in order, in one transaction, and answer them.
 
-        `take` gives them, when the transaction has its place in the writer lane; asked again (a
+        `requests` gives them, when the transaction has its place in the writer lane; called again (a
         transaction may run more than once), it must give the same. Those for which another session holds a row have
         `Held` as outcome. The outcomes may be fewer than the requests: the rest was left undone.
         """
         for _ in range(_TRIES):
             for choose in (contention.everything, contention.what_is_free):
                 with suppress(RowsHeld):
-                    return await self._applied(take, choose)
+                    return await self._applied(requests, choose)
             # Not rows: the whole table is locked (CREATE INDEX, ALTER TABLE), or what a trigger needs.
             with suppress(RowsHeld):
                 await self._database.wait(store.wait_for_table)
         raise RowsHeld
 
-    async def _applied(self, take: Take, choose: contention.Choose) -> Sequence[Outcome]:
+    async def _applied(self, requests: Requests, choose: contention.Choose) -> Sequence[Outcome]:
         async def work(connection: Connection) -> tuple[Plan, list[Held | None]]:
-            plan, held = await choose(connection, take(), MOST_ANSWERED)
+            plan, held = await choose(connection, requests(), MOST_ANSWERED)
             if plan.inserts or plan.relinks:
                 await store.change_contacts(connection, plan.inserts, plan.newest, plan.relinks)
             return plan, held

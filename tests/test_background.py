@@ -17,7 +17,7 @@ from recon.database import Database
 from recon.deadlines import Deadlines
 from recon.errors import DeadlineExceeded
 from recon.identifiers import Identifiers
-from recon.identify import Take
+from recon.identify import Requests
 from recon.keys import Keys, new_key
 from recon.settings import Settings
 
@@ -170,8 +170,8 @@ async def test_the_watch_over_connections(
 async def test_a_batch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A lane goes on with the next batch after an error that nobody expects."""
 
-    async def work(take: Take) -> list[bytes]:
-        return [b"answer"] * len(take())
+    async def work(requests: Requests) -> list[bytes]:
+        return [b"answer"] * len(requests())
 
     def fails(*_: object) -> None:
         raise Planted

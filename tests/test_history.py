@@ -24,7 +24,7 @@ from recon.app import create_app
 from recon.database import Connection, Database
 from recon.errors import Unavailable
 from recon.identifiers import Identifiers
-from recon.identify import Answer, Identify, Take
+from recon.identify import Answer, Identify, Requests
 from recon.settings import Settings
 
 
@@ -251,11 +251,11 @@ def remembered_answers(patch: pytest.MonkeyPatch) -> str:
     read = Identify.read
     known: dict[tuple[Identify, Identifiers], identify.Outcome] = {}
 
-    async def remember(self: Identify, take: Take) -> list[identify.Outcome]:
-        outcomes = await read(self, take)
+    async def remember(self: Identify, requests: Requests) -> list[identify.Outcome]:
+        outcomes = await read(self, requests)
         return [
             known.setdefault((self, request), outcome) if isinstance(outcome, Answer) else outcome
-            for request, outcome in zip(take(), outcomes, strict=True)
+            for request, outcome in zip(requests(), outcomes, strict=True)
         ]
 
     patch.setattr(Identify, "read", remember)
@@ -267,8 +267,8 @@ def delayed_answers(patch: pytest.MonkeyPatch) -> str:
     write = Identify.write
     last: list[identify.Outcome] = []
 
-    async def delay(self: Identify, take: Take) -> list[identify.Outcome]:
-        answers = await write(self, take)
+    async def delay(self: Identify, requests: Requests) -> list[identify.Outcome]:
+        answers = await write(self, requests)
         last.extend(answers)
         return last[-len(answers) - 1 : -1] if len(last) > len(answers) else answers
 
