@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import cycle, pairwise
 from typing import Any
 
@@ -337,7 +336,7 @@ FOUND = {
 async def _race(name: str, isolation: str, url: str, patch: pytest.MonkeyPatch) -> set[str]:
     """What is found of a race in which all have read before any of them writes."""
     race = RACES[name](AT_ONCE)
-    patch.setattr("recon.app.Database", partial(Database, isolation=isolation))
+    patch.setattr("recon.app.Database", lambda url, settings: Database(url, replace(settings, isolation=isolation)))
     async with two_recons(url, coalesce=False, writer_lane=False) as urls:
         before = await drive(urls, said=[Said(*said) for said in race.before], clients=1)
         patch.setattr(store, "lock_clusters", AllHaveRead(AT_ONCE, store.FETCH_CLUSTERS))
