@@ -7,13 +7,14 @@ from aiohttp import web
 from recon import metrics, middleware
 from recon.errors import Forbidden, Unauthorized
 from recon.keys import Keys
+from recon.response import REQUEST_ID
 
 Expectation = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
-def allowing(keys: Keys | None, scope: str, handler: middleware.Handler) -> middleware.Handler:
+def allowing(keys: Keys | None, scope: str | None, handler: middleware.Handler) -> middleware.Handler:
     """The handler, for those alone whose key has the scope; the others are refused before their body is read."""
-    if keys is None:
+    if keys is None or scope is None:
         return handler
 
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -24,9 +25,9 @@ def allowing(keys: Keys | None, scope: str, handler: middleware.Handler) -> midd
     return guarded
 
 
-def expectation(keys: Keys | None, scope: str) -> Expectation:
+def expectation(keys: Keys | None, scope: str | None) -> Expectation:
     """What meets the Expect header of a guarded handler's requests: nobody is told to send a body in vain."""
-    if keys is None:
+    if keys is None or scope is None:
         return middleware.expectation
 
     async def expected(request: web.Request) -> web.StreamResponse | None:
@@ -61,38 +62,36 @@ def _secret(request: web.Request) -> str | None:
 PREFLIGHT_KEPT = "600"  # seconds a browser need not ask again
 
 
-def to_origins(origins: frozenset[str], routes: Iterable[web.RouteDef]) -> Iterable[web.RouteDef]:
-    """The routes, so that scripts of pages from these origins may read the answers (CORS), errors included.
+def for_origins(origins: frozenset[str]) -> Callable[[web.Request], dict[str, str]] | None:
+    """What finds the headers by which scripts of pages from these origins may read a response (CORS), errors included.
 
     No cookie or other credential that a browser adds by itself is ever asked for: whoever has no key has nothing.
     """
     if not origins:
-        return routes
-    return [
-        web.route(route.method, route.path, _to_origins(origins, route.handler), **route.kwargs) for route in routes
-    ]
+        return None
 
-
-def _to_origins(origins: frozenset[str], handler: middleware.Handler) -> middleware.Handler:
-    async def named(request: web.Request) -> web.StreamResponse:
-        response = await handler(request)
-        response.headers["Vary"] = "Origin"
+    def headers(request: web.Request) -> dict[str, str]:
         origin = request.headers.get("Origin")
-        if origin in origins:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Expose-Headers"] = f"{middleware.REQUEST_ID}, Retry-After"
-        return response
+        if origin not in origins:
+            return {"Vary": "Origin"}
+        return {
+            "Vary": "Origin",
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Expose-Headers": f"{REQUEST_ID}, Retry-After",
+        }
 
-    return named
+    return headers
 
 
-async def preflight(_: web.Request) -> web.Response:
-    """What a browser may send to /identify from a page of another origin; whether at all, Allow-Origin says."""
-    return web.Response(
-        status=204,
-        headers={
-            "Access-Control-Allow-Methods": "POST",
-            "Access-Control-Allow-Headers": f"Authorization, Content-Type, {middleware.REQUEST_ID}",
-            "Access-Control-Max-Age": PREFLIGHT_KEPT,
-        },
-    )
+def preflight(methods: Iterable[str]) -> middleware.Handler:
+    """The handler that tells a browser what pages of other origins may send; whether they may, Allow-Origin tells."""
+    headers = {
+        "Access-Control-Allow-Methods": ", ".join(sorted(methods)),
+        "Access-Control-Allow-Headers": f"Authorization, Content-Type, {REQUEST_ID}",
+        "Access-Control-Max-Age": PREFLIGHT_KEPT,
+    }
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=204, headers=headers)
+
+    return handler

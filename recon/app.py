@@ -1,19 +1,20 @@
 """The application: what it carries, how it starts and ends, which path leads where."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
-from recon import access, background, middleware, openapi, ops
+from recon import background, endpoints, middleware, openapi, ops, routes
 from recon.coalesce import coalesced, plain
 from recon.database import Database
 from recon.deadlines import Deadlines
+from recon.endpoints import Endpoint, Policy
 from recon.hosts import Hosts
-from recon.identify import Identify
+from recon.identifiers import Identifiers
+from recon.identify import Answer, Identify
 from recon.keys import Keys, keys_of
 from recon.messages import identify_response
-from recon.routes import identify_handler
 from recon.settings import Settings, allowed_hosts, database_settings, database_url, origins
 from recon.unsent import Unsent
 
@@ -21,6 +22,7 @@ DATABASE = web.AppKey("database", Database)
 CLOSING = web.AppKey("closing", asyncio.Event)  # set when the process is about to end
 KEYS = web.AppKey("keys", Keys)
 UNSENT = web.AppKey("unsent", Unsent)
+ENDPOINTS = web.AppKey("endpoints", list[Endpoint])
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -38,33 +40,31 @@ def create_app(settings: Settings) -> web.Application:
     else:
         one = plain(identify, settings.queue_limit, deadlines, settings.pool_size, unsent.room)
 
-    closing = asyncio.Event()
     keys = keys_of(settings)
-    routes = [
-        web.post(
-            "/identify",
-            access.allowing(keys, "identify", identify_handler(one, settings)),
-            expect_handler=access.expectation(keys, "identify"),
-        ),
-        web.get("/healthz", ops.healthz),
-        web.get("/readyz", ops.readyz_handler(database, closing)),
-        web.get("/metrics", access.allowing(keys, "read", ops.metrics)),
-        *openapi.routes(with_keys=keys is not None, strict=settings.strict),
-    ]
-    if settings.cors_origins:
-        routes.append(web.options("/identify", access.preflight))
+    closing = asyncio.Event()
+    policy = Policy(keys, _hosts(settings, keys), origins(settings), closing)
+    described = api(one, database, closing, settings)
+    served = described + openapi.endpoints(described, with_keys=keys is not None, strict=settings.strict)
 
     app = web.Application(client_max_size=settings.max_body)
     app[DATABASE] = database
-    app[CLOSING] = closing
     app[UNSENT] = unsent
+    app[CLOSING] = closing
+    app[ENDPOINTS] = served
     app.cleanup_ctx.append(_database)
     app.on_response_prepare.append(middleware.sign)
-    app.add_routes(access.to_origins(origins(settings), middleware.routed(routes, closing, _hosts(settings, keys))))
+    app.add_routes(endpoints.routes(served, policy))
     if keys is not None:
         app[KEYS] = keys
         app.cleanup_ctx.append(_keys)
     return app
+
+
+def api(
+    identify: Callable[[Identifiers], Awaitable[Answer]], database: Database, closing: asyncio.Event, settings: Settings
+) -> list[Endpoint]:
+    """The endpoints that the OpenAPI document describes."""
+    return [*routes.endpoints(identify, settings), *ops.endpoints(database, closing)]
 
 
 def _hosts(settings: Settings, keys: Keys | None) -> Hosts | None:

@@ -5,10 +5,9 @@ import logging
 import random
 import re
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from aiohttp import hdrs, web
 from pydantic_core import to_json
@@ -18,9 +17,9 @@ from recon.errors import FieldError, Forbidden, ForeignHost, InvalidRequest, Rec
 from recon.hosts import Hosts
 from recon.logs import failures
 from recon.problems import Problem
-from recon.response import SERVER
+from recon.response import HEADERS, REQUEST_ID, SERVER
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = logging.getLogger(__name__)
 
@@ -34,49 +33,26 @@ STATUS = {
 }
 RETRY_AFTER = "1"  # seconds
 
-REQUEST_ID = "X-Request-ID"
 # What is taken over from a caller: enough for a UUID or a trace id, nothing that could forge a log line. Digits
 # alone could be a phone number, and `recon_…` an API key.
 _REQUEST_ID = re.compile(r"(?!recon_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._-]{1,64}")
 KEY_NAME = web.RequestKey("key", str)  # the name of the API key that the request came with, for the log
 
 
-# Probes reach these by whatever address they know, and they give no data away.
-FOR_EVERY_HOST = {"/healthz", "/readyz"}
+def answering(
+    label: str,
+    handler: Handler,
+    *,
+    closing: asyncio.Event,
+    hosts: Hosts | None,
+    cors_headers: Callable[[web.Request], dict[str, str]] | None,
+) -> Handler:
+    """The handler with everything that is done around each request.
 
-
-def routed(
-    routes: Sequence[web.RouteDef], closing: asyncio.Event, hosts: Hosts | None = None
-) -> Iterator[web.RouteDef]:
-    """The routes with everything that is done around each request, and what answers 405 and 404 beside them.
-
-    Once `closing` is set, each answer ends its connection. With `hosts`, others are refused. Not a middleware of
-    aiohttp's: each request would pay for its chain of calls.
+    `label` stands for the path in metrics and the log. Once `closing` is set, each response ends its connection. With
+    `hosts`, others are refused. Not a middleware of aiohttp's: each request would pay for its chain of calls.
     """
 
-    def around(method: str, path: str, handler: Handler, **options: Any) -> web.RouteDef:
-        label = "unknown" if "{" in path else path
-        options = {"expect_handler": expectation} | options
-        checked = None if path in FOR_EVERY_HOST else hosts
-        return web.route(method, path, _around(label, handler, closing, checked), **options)
-
-    methods: defaultdict[str, set[str]] = defaultdict(set)
-    for route in routes:
-        methods[route.path] |= {"GET", "HEAD"} if route.method == "GET" else {route.method}
-        yield around(route.method, route.path, route.handler, **route.kwargs)
-    for path, allowed in methods.items():
-        yield around("*", path, _refusing(web.HTTPMethodNotAllowed, "", allowed))
-    yield around("*", "/{unknown:.*}", _refusing(web.HTTPNotFound))
-
-
-def _refusing(error: type[web.HTTPException], *arguments: Any) -> Handler:
-    async def handler(_: web.Request) -> web.StreamResponse:
-        raise error(*arguments)
-
-    return handler
-
-
-def _around(path: str, handler: Handler, closing: asyncio.Event, hosts: Hosts | None) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         """Answer the request, whatever happens, and leave a trace of it."""
         response: web.StreamResponse
@@ -85,27 +61,34 @@ def _around(path: str, handler: Handler, closing: asyncio.Event, hosts: Hosts | 
         request_id = request.headers.get(REQUEST_ID)
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = f"{random.getrandbits(128):032x}"
+        request[HEADERS] = {REQUEST_ID: request_id}
+        if cors_headers is not None:
+            request[HEADERS].update(cors_headers(request))
         try:
             if hosts is not None and (request.headers.get(hdrs.HOST) not in hosts.known or request.raw_path[0] != "/"):
                 hosts.check(request)
             response = await handler(request)
-        except web.HTTPException as error:
-            response = problem_of_http(error)
-        except ReconError as error:
+        except Exception as error:  # noqa: BLE001 (it is answered, and logged unless it was foreseen)
+            response = _response_to(error, request_id)
             wrong = error.errors if isinstance(error, InvalidRequest) else ()
-            response = _problem_of(error)
-        except Exception:
-            if failures.may_be_logged():
-                log.exception("a request failed", extra={"request_id": request_id, **failures.left_out()})
-            response = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "recon failed; the log says where.")
-        response.headers[REQUEST_ID] = request_id
         if closing.is_set():
             response.force_close()
         seconds = time.perf_counter() - started
-        _record(request, path, response.status, seconds, request_id=request_id, wrong=wrong)
+        metrics.count_request(label, response.status, seconds)
+        _log(request, label, response.status, seconds, wrong)
         return response
 
     return answer
+
+
+def _response_to(error: Exception, request_id: str) -> web.Response:
+    if isinstance(error, web.HTTPException):
+        return problem_of_http(error)
+    if isinstance(error, ReconError):
+        return _problem_of(error)
+    if failures.may_be_logged():
+        log.error("a request failed", exc_info=error, extra={"request_id": request_id, **failures.left_out()})
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "recon failed; the log says where.")
 
 
 def problem(
@@ -151,35 +134,35 @@ def problem_of_http(error: web.HTTPException) -> web.Response:
     return response
 
 
-def _record(
-    request: web.Request, route: str, status: int, seconds: float, *, request_id: str, wrong: Collection[FieldError]
-) -> None:
-    metrics.count_request(route, status, seconds)
+def _log(request: web.Request, label: str, status: int, seconds: float, wrong: Collection[FieldError]) -> None:
     level = _LEVELS[status // 100]
     if log.isEnabledFor(level) and (level == logging.DEBUG or failures.may_be_logged()):
-        fields: dict[str, Any] = {
-            "request_id": request_id,
-            "status": status,
-            "ms": round(seconds * 1000, 1),
-        } | failures.left_out()
-        if KEY_NAME in request:
-            fields["key"] = request[KEY_NAME]
+        fields = _fields(request, seconds) | {"status": status}
         if wrong:
             fields["errors"] = [f"{error.pointer}: {error.detail}" for error in wrong]
-        # Only the route: a path or a query that somebody made up may hold anything.
-        log.log(level, "%s %s", request.method, route, extra=fields)
+        # Only the label: a path or a query that somebody made up may hold anything.
+        log.log(level, "%s %s", request.method, label, extra=fields)
+
+
+def _fields(request: web.Request, seconds: float) -> dict[str, Any]:
+    fields: dict[str, Any] = {"request_id": request[HEADERS][REQUEST_ID], "ms": round(seconds * 1000, 1)}
+    if KEY_NAME in request:
+        fields["key"] = request[KEY_NAME]
+    return fields | failures.left_out()
 
 
 # By the first digit of the status.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.INFO, 5: logging.WARNING}
 
 
-async def sign(_: web.Request, response: web.StreamResponse) -> None:
-    """Put recon's name where aiohttp would put its own, in whatever is answered.
+async def sign(request: web.Request, response: web.StreamResponse) -> None:
+    """Finish the head of a response just before it is sent (`on_response_prepare`).
 
-    And a problem document where aiohttp answers by itself, to a target that is no path and so meets no route: `*`.
+    It gets the headers of every response, with recon's name where aiohttp would put its own. Where aiohttp answers by
+    itself, to a target that is no path and so meets no route (`*`), it becomes a problem document.
     """
     response.headers["Server"] = SERVER
+    response.headers.update(request.get(HEADERS, {}))
     if isinstance(response, web.HTTPException):
         told = problem_of_http(response)
         response.body, response.content_type, response.charset = told.body, told.content_type, None

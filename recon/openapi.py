@@ -1,6 +1,8 @@
-"""The OpenAPI document, made from the models, and the page that shows it."""
+"""The OpenAPI document, made from the endpoints' records, and the page that shows it."""
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterable
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 
@@ -9,37 +11,11 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from recon import __version__
-from recon.messages import IdentifyRequest, IdentifyResponse
+from recon.endpoints import Endpoint, content
+from recon.middleware import Handler
 from recon.problems import Problem
 from recon.unsent import PART
 
-_REQUEST_EXAMPLES = {
-    "both": {
-        "summary": "An email and a phone number",
-        "value": {"email": "lorraine@hillvalley.edu", "phoneNumber": "123456"},
-    },
-    "another-email": {
-        "summary": "The same phone number with another email: one person",
-        "value": {"email": "mcfly@hillvalley.edu", "phoneNumber": "123456"},
-    },
-    "phone-only": {"summary": "A phone number alone, as a number", "value": {"phoneNumber": 123456}},
-}
-_ANSWER_EXAMPLE = {
-    "contact": {
-        "primaryContactId": 1,
-        "primaryContatctId": 1,
-        "emails": ["lorraine@hillvalley.edu", "mcfly@hillvalley.edu"],
-        "phoneNumbers": ["123456"],
-        "secondaryContactIds": [2],
-    }
-}
-_LINKS = {
-    "again": {
-        "description": "Sending a request again, after a 503 for instance, adds nothing and finds the same identity.",
-        "operationId": "identify",
-        "requestBody": "$request.body",
-    }
-}
 _PROBLEMS = {
     400: "The body is not JSON, or not an email or a phone number. `errors` says where.",
     401: "There is no API key with the request, or not one that recon knows.",
@@ -54,17 +30,25 @@ _PROBLEMS = {
 }
 
 
-def document(*, with_keys: bool = False, strict: bool = False) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of everything that recon serves, with API keys or without, checked strictly or not."""
-    models = [IdentifyRequest, IdentifyResponse, Problem]
-    _, schemas = TypeAdapter.json_schemas(
-        [(model, "validation", TypeAdapter(model)) for model in models],
-        ref_template="#/components/schemas/{model}",
-    )
+def document(endpoints: Iterable[Endpoint], *, with_keys: bool = False, strict: bool = False) -> dict[str, Any]:
+    """Make the OpenAPI 3.1 document of the endpoints that have an operation.
+
+    `with_keys` and `strict` tell whether API keys are needed and whether requests are checked strictly.
+    """
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        if endpoint.operation is not None:
+            paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, with_keys=with_keys)
+    models: dict[str, type] = {}
+    paths = _with_references(paths, models)
+    components: dict[str, Any] = {"schemas": _schemas(models.values())}
     if strict:
-        schemas["$defs"]["IdentifyRequest"]["additionalProperties"] = False
-    status = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
-    found = {
+        components["schemas"]["IdentifyRequest"]["additionalProperties"] = False
+    if with_keys:
+        components["securitySchemes"] = {
+            "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key of recon: `recon_…`."}
+        }
+    return {
         "openapi": "3.1.0",
         "info": {
             "title": "recon",
@@ -72,88 +56,57 @@ def document(*, with_keys: bool = False, strict: bool = False) -> dict[str, Any]
             "summary": "Tells a shop which of its customers are the same person.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "paths": {
-            "/identify": {"post": _identify()},
-            "/healthz": {
-                "get": _get("healthz", "Alive?", _content("The process is alive.", "application/json", status))
-            },
-            "/readyz": {
-                "get": _get(
-                    "readyz",
-                    "Ready?",
-                    _content("The database answers and has the schema.", "application/json", status),
-                    _problems(503),
-                )
-            },
-            "/metrics": {
-                "get": _get(
-                    "metrics",
-                    "Figures for Prometheus",
-                    _content("Metrics.", "text/plain", {"type": "string"}),
-                    _problems(421),
-                )
-            },
-        },
-        "components": {"schemas": schemas["$defs"]},
-    }
-    if with_keys:
-        _guard(found)
-    return found
-
-
-def _guard(found: dict[str, Any]) -> None:
-    """Say of the operations that need an API key that they do."""
-    found["components"]["securitySchemes"] = {
-        "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key of recon: `recon_…`."}
-    }
-    for path, method, scope in (("/identify", "post", "identify"), ("/metrics", "get", "read")):
-        operation = found["paths"][path][method]
-        operation["security"] = [{"apiKey": [scope]}]
-        operation["responses"] |= _problems(401, 403)
-
-
-def _identify() -> dict[str, Any]:
-    answer = _content("The whole identity.", "application/json", _ref("IdentifyResponse"))
-    answer["content"]["application/json"]["example"] = _ANSWER_EXAMPLE
-    answer["links"] = _LINKS
-    return {
-        "tags": ["identity"],
-        "operationId": "identify",
-        "summary": "Tell who this is",
-        "description": "Files an email, a phone number, or both with everything known about that person, and answers "
-        "with the whole identity. Sending a request again adds nothing.",
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": _ref("IdentifyRequest"), "examples": _REQUEST_EXAMPLES}},
-        },
-        "responses": {"200": answer} | _problems(400, 408, 413, 414, 415, 421, 431, 503),
+        "paths": paths,
+        "components": components,
     }
 
 
-def _get(name: str, summary: str, answer: dict[str, Any], problems: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {
-        "tags": ["operation"],
-        "operationId": name,
-        "summary": summary,
-        "responses": {"200": answer} | (problems or {}),
-    }
+def _operation(endpoint: Endpoint, *, with_keys: bool) -> dict[str, Any]:
+    """The endpoint's operation, and what follows from the rest of its record."""
+    operation = {"summary": endpoint.summary} | (endpoint.operation or {})
+    statuses = set(endpoint.problems)
+    if not endpoint.any_host:
+        statuses.add(421)
+    if "requestBody" in operation:
+        statuses |= {408, 413, 415}
+    if with_keys and endpoint.scope is not None:
+        operation["security"] = [{"apiKey": [endpoint.scope]}]
+        statuses |= {401, 403}
+    operation["responses"] = operation["responses"] | {str(status): _problem(status) for status in sorted(statuses)}
+    described = operation.get("parameters", [])
+    names = set(re.findall(r"\{(\w+)\}", endpoint.path)) - {each["name"] for each in described if each["in"] == "path"}
+    if names:
+        text = {"type": "string"}
+        derived = [{"name": name, "in": "path", "required": True, "schema": text} for name in sorted(names)]
+        operation["parameters"] = derived + described
+    return operation
 
 
-def _problems(*statuses: int) -> dict[str, Any]:
-    found = {
-        str(status): _content(_PROBLEMS[status], "application/problem+json", _ref("Problem")) for status in statuses
-    }
-    if "503" in found:
-        found["503"]["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
-    return found
+def _problem(status: int) -> dict[str, Any]:
+    response = content(_PROBLEMS[status], "application/problem+json", Problem)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+    return response
 
 
-def _content(description: str, media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {media_type: {"schema": schema}}}
+def _with_references(part: Any, models: dict[str, type]) -> Any:
+    """The part of a document with a reference in place of each model; the models are added to `models`."""
+    if isinstance(part, type):
+        models[part.__name__] = part
+        return {"$ref": f"#/components/schemas/{part.__name__}"}
+    if isinstance(part, dict):
+        return {name: _with_references(value, models) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_with_references(value, models) for value in part]
+    return part
 
 
-def _ref(model: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{model}"}
+def _schemas(models: Iterable[type]) -> dict[str, Any]:
+    _, schemas = TypeAdapter.json_schemas(
+        [(model, "validation", TypeAdapter(model)) for model in models],
+        ref_template="#/components/schemas/{model}",
+    )
+    return dict(schemas.get("$defs", {}))
 
 
 # The page has no script of its own in it, so that its policy need not allow any.
@@ -192,25 +145,29 @@ _SECURITY = {
 _A_DAY = "public, max-age=86400"
 
 
-def routes(*, with_keys: bool = False, strict: bool = False) -> list[web.RouteDef]:
+def endpoints(described: Iterable[Endpoint], *, with_keys: bool = False, strict: bool = False) -> list[Endpoint]:
     """The document at /openapi.json, the page at /docs, and what the page needs; open to all, as it has no secrets."""
     static = files("swagger_ui") / "static"
-    found = [
-        web.get("/", _redirect_to_docs),
-        web.get("/openapi.json", _fixed(to_json(document(with_keys=with_keys, strict=strict)), "application/json")),
-        web.get("/docs", _fixed(_PAGE.encode(), "text/html")),
-        web.get("/docs/start.js", _fixed(_START.encode(), "text/javascript")),
+    published = to_json(document(described, with_keys=with_keys, strict=strict))
+    assets = {name: _fixed((static / name).read_bytes(), kind, _A_DAY) for name, kind in _ASSETS.items()}
+    assets["start.js"] = _fixed(_START.encode(), "text/javascript")
+    return [
+        _get("/", _redirect_to_docs, "Redirect to `/docs`"),
+        _get("/openapi.json", _fixed(published, "application/json"), "OpenAPI document"),
+        _get("/docs", _fixed(_PAGE.encode(), "text/html"), "Documentation of the API, with forms to try it"),
+        *(_get(f"/docs/{name}", handler) for name, handler in assets.items()),
     ]
-    for name, media_type in _ASSETS.items():
-        found.append(web.get(f"/docs/{name}", _fixed((static / name).read_bytes(), media_type, _A_DAY)))
-    return found
+
+
+def _get(path: str, handler: Handler, summary: str = "") -> Endpoint:
+    return Endpoint(method="GET", path=path, handler=handler, summary=summary)
 
 
 async def _redirect_to_docs(_: web.Request) -> web.Response:
     return web.Response(status=302, headers={"Location": "/docs"})
 
 
-def _fixed(body: bytes, media_type: str, cache: str = "no-cache") -> Any:
+def _fixed(body: bytes, media_type: str, cache: str = "no-cache") -> Handler:
     charset = "utf-8" if media_type.startswith("text/") else None
     headers = {"Cache-Control": cache, "Content-Length": str(len(body))} | _SECURITY
 

@@ -1,14 +1,16 @@
-"""For the operator: liveness, readiness, metrics."""
+"""Endpoints for the operator: liveness, readiness, metrics."""
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from recon.database import Database
+from recon.endpoints import Endpoint, content
 from recon.errors import Unavailable
 
 
@@ -37,3 +39,43 @@ async def metrics(_: web.Request) -> web.Response:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def endpoints(database: Database, closing: asyncio.Event) -> list[Endpoint]:
+    """The endpoints of one process; probes reach the first two by any address that they know."""
+    return [
+        Endpoint(
+            method="GET",
+            path="/healthz",
+            handler=healthz,
+            any_host=True,
+            summary="Liveness of the process",
+            operation=_operation("healthz", _status("The process is alive.")),
+        ),
+        Endpoint(
+            method="GET",
+            path="/readyz",
+            handler=readyz_handler(database, closing),
+            any_host=True,
+            summary="Readiness: whether requests can be served",
+            operation=_operation("readyz", _status("The database answers and has the schema.")),
+            problems=(503,),
+        ),
+        Endpoint(
+            method="GET",
+            path="/metrics",
+            handler=metrics,
+            scope="read",
+            summary="Metrics for Prometheus",
+            operation=_operation("metrics", content("Metrics.", "text/plain", {"type": "string"})),
+        ),
+    ]
+
+
+def _operation(name: str, answer: dict[str, Any]) -> dict[str, Any]:
+    return {"tags": ["operation"], "operationId": name, "responses": {"200": answer}}
+
+
+def _status(description: str) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
+    return content(description, "application/json", schema)

@@ -6,6 +6,9 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from recon.unsent import Sender
 
+REQUEST_ID = "X-Request-ID"
+# What every response to the request has: its id, and with CORS the headers for the page's origin.
+HEADERS = web.RequestKey("headers", dict[str, str])
 SERVER = "recon"  # instead of the libraries' names and versions
 # Bytes from which a body is written apart from its head instead of being copied behind it. Below, a second system call
 # takes longer than the copy.
@@ -21,12 +24,13 @@ def unsupported_encoding() -> web.HTTPUnsupportedMediaType:
 
 
 class JsonResponse(web.StreamResponse):
-    """A 200 whose body is JSON already; `headers` takes what is to be said beside type, length and date.
+    """A 200 whose body is JSON already; `headers` takes what is to be said beside type, length, date and HEADERS.
 
     aiohttp's Response looks in each answer for what is never there: a compression, a range, a cookie,
-    chunks, listeners.
+    chunks, listeners (of `on_response_prepare`, for one).
     """
 
+    _common: dict[str, str]
     _protocol: object
     _writer: AbstractStreamWriter
 
@@ -42,13 +46,18 @@ class JsonResponse(web.StreamResponse):
             self.headers["Connection"] = "close"
         elif request.version.minor == 0:
             self.headers["Connection"] = "keep-alive"
+        self._common = request[HEADERS]
         self._protocol = request.protocol
         self._writer = request.writer
         return self._writer
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Send the answer."""
-        more = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        more = ""
+        for name, value in self._common.items():
+            more += f"{name}: {value}\r\n"
+        if self.headers:  # hardly ever
+            more += "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
         head = (
             f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(self._json)}\r\n"
             f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER}\r\n{more}\r\n"

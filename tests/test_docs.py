@@ -15,9 +15,11 @@ import pytest
 from aiohttp.test_utils import TestClient
 from conftest import Process, StartRecon, recon, recon_processes
 from openapi_spec_validator import validate
-from pydantic import TypeAdapter
+from pydantic import SecretStr, TypeAdapter
 
 from recon import __version__
+from recon.app import ENDPOINTS, create_app
+from recon.endpoints import Endpoint
 from recon.keys import new_key
 from recon.messages import IdentifyRequest, IdentifyResponse
 from recon.openapi import document
@@ -34,10 +36,15 @@ PAGES = {
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 
 
+def _endpoints() -> list[Endpoint]:
+    """The records of all endpoints; nothing is connected to for them."""
+    return create_app(Settings(database_url=SecretStr("postgresql://localhost/nothing")))[ENDPOINTS]
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_the_document_is_valid(strict: bool) -> None:
     """The OpenAPI document is one."""
-    validate(document(strict=strict))
+    validate(document(_endpoints(), strict=strict))
 
 
 async def test_the_document_names_every_route(client: "TestClient[Any, Any]") -> None:
@@ -56,7 +63,7 @@ async def test_the_document_names_every_route(client: "TestClient[Any, Any]") ->
 
 async def test_the_documents_examples_work(client: "TestClient[Any, Any]") -> None:
     """Each example request is accepted and answered in the documented form, and the example answer has it too."""
-    operation = document()["paths"]["/identify"]["post"]
+    operation = document(_endpoints())["paths"]["/identify"]["post"]
     answers = TypeAdapter(IdentifyResponse)
     for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
         response = await client.post("/identify", json=example["value"])
@@ -132,7 +139,7 @@ def test_the_page_in_a_browser(browser: Any, start_recon: StartRecon, database_u
     )
     values = [option.get_attribute("value") for option in Select(examples).options]
     assert values == list(
-        document()["paths"]["/identify"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+        document(_endpoints())["paths"]["/identify"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     )
 
     seen = []
@@ -202,6 +209,21 @@ def test_the_settings_page() -> None:
     table = "\n".join(rows)
 
     assert table in SETTINGS, f"The table in docs/settings.md should be:\n{table}"
+
+
+def test_the_readmes_endpoints() -> None:
+    """The README's table has every endpoint that has a summary, with its scope, in order."""
+    endpoints = _endpoints()
+    rows = [
+        f"| `{each.method} {each.path}` | {f'`{each.scope}`' if each.scope else 'open'} | {each.summary} |"
+        for each in endpoints
+        if each.summary
+    ]
+
+    table = "\n".join(["| endpoint | scope | |", "|---|---|---|", *rows, ""])
+
+    assert len(rows) >= 7
+    assert f"\n{table}\n" in README, f"The README's table should be:\n{table}"
 
 
 def test_the_commands() -> None:

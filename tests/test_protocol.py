@@ -19,6 +19,7 @@ import pytest
 import trustme
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
+from aiohttp.test_utils import make_mocked_request
 from conftest import Process, StartRecon, everything, recon_processes
 from storm import idle_connections, many_files, probe
 
@@ -421,6 +422,7 @@ PRIVATE = {
     web.RequestHandler: {"_current_request", "_messages", "_request_count"},
     BaseProtocol: {"_loop", "_reading_paused", "_upgraded"},
     web.AppRunner: {"_make_server"},
+    web.BaseRequest: {"_client_max_size"},
     web.StreamResponse: {"_keep_alive"},
 }
 
@@ -429,7 +431,8 @@ def test_what_aiohttp_does_not_promise() -> None:
     """Every private attribute of aiohttp in use is named here, and is there; so pyproject.toml allows one version."""
     for owner, names in PRIVATE.items():
         for name in names:
-            assert hasattr(owner, name) or name == "_keep_alive", (owner, name)
+            assert hasattr(owner, name) or name in {"_keep_alive", "_client_max_size"}, (owner, name)
+    assert make_mocked_request("GET", "/", client_max_size=7)._client_max_size == 7
     assert "_keep_alive" in web.StreamResponse.__dict__ or web.StreamResponse()._keep_alive is None
     assert _used() == set().union(*PRIVATE.values())
     version = aiohttp.__version__.rpartition(".")[0]
@@ -455,7 +458,7 @@ def _used() -> set[str]:
             if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)
             for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
             if isinstance(target, ast.Attribute)
-        } - {"_keep_alive"}
+        } - {"_keep_alive", "_client_max_size"}
         slots = {
             each.value
             for node in ast.walk(tree)

@@ -13,7 +13,7 @@ from conftest import StartRecon
 from test_protocol import GET, tls, trusting_everybody, until_serving  # noqa: F401 (tls is a fixture)
 
 from recon.protocol import Connection, Limits
-from recon.response import JsonResponse
+from recon.response import HEADERS, JsonResponse
 from recon.unsent import Sender, Unsent
 
 KB = 1024
@@ -101,7 +101,8 @@ async def _large_answers() -> None:
     body = b"x" * 8 * MB
     unsent = Unsent(10 * MB)
 
-    async def handler(_: web.BaseRequest) -> web.StreamResponse:
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        request[HEADERS] = {}
         return JsonResponse(body)
 
     server = web.Server(handler)
