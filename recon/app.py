@@ -16,12 +16,14 @@ from recon.identify import Answer, Identify
 from recon.keys import Keys, keys_of
 from recon.messages import identify_response
 from recon.settings import Settings, allowed_hosts, database_settings, database_url, origins
+from recon.streams import Streams
 from recon.unsent import Unsent
 
 DATABASE = web.AppKey("database", Database)
 CLOSING = web.AppKey("closing", asyncio.Event)  # set when the process is about to end
 KEYS = web.AppKey("keys", Keys)
 UNSENT = web.AppKey("unsent", Unsent)
+STREAMS = web.AppKey("streams", Streams)
 ENDPOINTS = web.AppKey("endpoints", list[Endpoint])
 
 
@@ -42,7 +44,7 @@ def create_app(settings: Settings) -> web.Application:
 
     keys = keys_of(settings)
     closing = asyncio.Event()
-    policy = Policy(keys, _hosts(settings, keys), origins(settings), closing)
+    policy = Policy(keys, _hosts(settings, keys), origins(settings), closing, Streams(closing))
     described = api(one, database, closing, settings)
     served = described + openapi.endpoints(described, with_keys=keys is not None, strict=settings.strict)
 
@@ -50,6 +52,7 @@ def create_app(settings: Settings) -> web.Application:
     app[DATABASE] = database
     app[UNSENT] = unsent
     app[CLOSING] = closing
+    app[STREAMS] = policy.streams
     app[ENDPOINTS] = served
     app.cleanup_ctx.append(_database)
     app.on_response_prepare.append(middleware.sign)

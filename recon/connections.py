@@ -20,7 +20,7 @@ from typing import cast
 from aiohttp import web
 
 from recon import background, metrics
-from recon.app import CLOSING, UNSENT
+from recon.app import CLOSING, STREAMS, UNSENT
 from recon.middleware import RETRY_AFTER, problem
 from recon.protocol import MAX_FIELDS, Connection, Limits
 from recon.quantities import quantity
@@ -133,11 +133,15 @@ class Runner(web.AppRunner):
             each.close()
 
     async def cleanup(self) -> None:
-        """Shut down gracefully: stop accepting connections, drain the open ones, finish the requests in progress."""
+        """Shut down gracefully: stop accepting connections, drain the open ones, finish the requests in progress.
+
+        Streamed responses may have no end, so they get the time of the drain, and are cut.
+        """
         self.app[CLOSING].set()
         for site in self.sites:
             await site.stop()
         await self._drain()
+        self.app[STREAMS].cut()
         try:
             await super().cleanup()
         finally:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from recon import access
+from recon import access, metrics
 from recon.hosts import Hosts
 from recon.keys import SCOPES, Keys
-from recon.middleware import Handler, answering
+from recon.middleware import Count, Handler, answering
+from recon.streams import Streams
 
 _PATH = re.compile(r"/|(/([A-Za-z0-9._-]+|\{\w+\}))+")  # aiohttp's `{name:regex}` would be no OpenAPI path
 
@@ -38,6 +39,8 @@ class Endpoint:
         that itself.
     any_host : whether every host may be named, for probes, which use any address; the answer must give no data away.
     cors : whether pages of the origins in the settings may send what a browser asks about first (CORS preflight).
+    stream : whether the handler streams its response: it may go on for ever, is cut when the process ends, and has
+        metrics of its own instead of a latency.
     """
 
     method: str
@@ -51,6 +54,7 @@ class Endpoint:
     max_body: int | None = None
     any_host: bool = False
     cors: bool = False
+    stream: bool = False
 
     def __post_init__(self) -> None:
         if not _PATH.fullmatch(self.path):
@@ -68,12 +72,14 @@ class Policy(NamedTuple):
     hosts : the hosts that a request may name, or None if every host may be named.
     origins : the origins whose pages may read responses.
     closing : set when the process is about to end; then each response is the last of its connection.
+    streams : the streamed responses under way.
     """
 
     keys: Keys | None
     hosts: Hosts | None
     origins: frozenset[str]
     closing: asyncio.Event
+    streams: Streams
 
 
 def routes(endpoints: Iterable[Endpoint], policy: Policy) -> Iterator[web.RouteDef]:
@@ -109,12 +115,15 @@ def _route(endpoint: Endpoint, policy: Policy) -> web.RouteDef:
     handler = endpoint.handler
     if endpoint.max_body is not None:
         handler = _limited(handler, endpoint.max_body)
+    if endpoint.stream:
+        handler = policy.streams.counted(endpoint.path, handler)
     handler = access.allowing(policy.keys, endpoint.scope, handler)
     hosts = None if endpoint.any_host else policy.hosts
+    count = metrics.count_streamed if endpoint.stream else metrics.count_request
     return web.route(
         endpoint.method,
         endpoint.path,
-        _answering(endpoint.path, handler, policy, hosts),
+        _answering(endpoint.path, handler, policy, hosts, count),
         expect_handler=access.expectation(policy.keys, endpoint.scope),
     )
 
@@ -127,9 +136,11 @@ def _limited(handler: Handler, max_body: int) -> Handler:
     return limited
 
 
-def _answering(label: str, handler: Handler, policy: Policy, hosts: Hosts | None) -> Handler:
+def _answering(
+    label: str, handler: Handler, policy: Policy, hosts: Hosts | None, count: Count = metrics.count_request
+) -> Handler:
     headers = access.for_origins(policy.origins)
-    return answering(label, handler, closing=policy.closing, hosts=hosts, cors_headers=headers)
+    return answering(label, handler, closing=policy.closing, hosts=hosts, cors_headers=headers, count=count)
 
 
 def content(description: str, media_type: str, schema: type | dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@
     ├── Misconfigured       the operator's mistake
     ├── SchemaMismatch      this version cannot serve the database's schema
     └── Unavailable         a temporary failure: retry later
+        ├── ShuttingDown
         ├── Unreachable     why there is no session with the database
         ├── Overloaded
         ├── DeadlineExceeded
@@ -81,6 +82,10 @@ class Unavailable(ReconError):
     """The database cannot be reached or cannot answer now. Nothing was changed; try again."""
 
     code = "unavailable"
+
+
+class ShuttingDown(Unavailable):
+    """The process is shutting down. Nothing was changed; try again."""
 
 
 class Unreachable(Unavailable):

@@ -14,6 +14,18 @@ LATENCY = Histogram(
     ["route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+STREAMS = Gauge("recon_http_streams", "Streamed responses under way.", ["route"], multiprocess_mode="livesum")
+STREAM_SECONDS = Histogram(
+    "recon_http_stream_seconds",
+    "Duration of streamed responses, from the start of the handler to the end or the abort.",
+    ["route"],
+    buckets=(0.01, 0.1, 1, 10, 60, 600, 3600, 86_400),
+)
+ABORTED = Counter(
+    "recon_http_responses_aborted",
+    "Responses that were aborted after their status line was sent, by reason: client, error or shutdown.",
+    ["route", "reason"],
+)
 REFUSALS = Counter(
     "recon_refused_requests", "Requests refused: no API key that allows them, or a foreign host.", ["reason"]
 )
@@ -56,6 +68,16 @@ def _count_answered() -> None:
         _child(REQUESTS, route, status).inc()
         _child(LATENCY, route).observe(seconds)
     _answered.clear()
+
+
+def count_streamed(route: str, status: int, _: float) -> None:
+    """Count a request whose response was streamed; its duration is no latency."""
+    _child(REQUESTS, route, status).inc()
+
+
+def count_abort(route: str, reason: str) -> None:
+    """Count a response that was aborted after its status line was sent."""
+    _child(ABORTED, route, reason).inc()
 
 
 def count_refusal(reason: str) -> None:

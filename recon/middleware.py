@@ -9,17 +9,27 @@ from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from typing import Any, TypeAlias, cast
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from pydantic_core import to_json
 
 from recon import metrics
-from recon.errors import FieldError, Forbidden, ForeignHost, InvalidRequest, ReconError, Unauthorized, Unavailable
+from recon.errors import (
+    FieldError,
+    Forbidden,
+    ForeignHost,
+    InvalidRequest,
+    ReconError,
+    ShuttingDown,
+    Unauthorized,
+    Unavailable,
+)
 from recon.hosts import Hosts
 from recon.logs import failures
 from recon.problems import Problem
 from recon.response import HEADERS, REQUEST_ID, SERVER
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Count: TypeAlias = Callable[[str, int, float], None]  # what counts a request: by label, status and seconds
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +56,7 @@ def answering(
     closing: asyncio.Event,
     hosts: Hosts | None,
     cors_headers: Callable[[web.Request], dict[str, str]] | None,
+    count: Count,
 ) -> Handler:
     """The handler with everything that is done around each request.
 
@@ -68,13 +79,17 @@ def answering(
             if hosts is not None and (request.headers.get(hdrs.HOST) not in hosts.known or request.raw_path[0] != "/"):
                 hosts.check(request)
             response = await handler(request)
-        except Exception as error:  # noqa: BLE001 (it is answered, and logged unless it was foreseen)
+        except Exception as error:
+            if request.writer.output_size > 0:
+                _record_abort(request, label, error, time.perf_counter() - started)
+                # The connection ends: a second status line would become a part of the body.
+                raise ConnectionAbortedError("the response had begun") from error
             response = _response_to(error, request_id)
             wrong = error.errors if isinstance(error, InvalidRequest) else ()
         if closing.is_set():
             response.force_close()
         seconds = time.perf_counter() - started
-        metrics.count_request(label, response.status, seconds)
+        count(label, response.status, seconds)
         _log(request, label, response.status, seconds, wrong)
         return response
 
@@ -151,6 +166,22 @@ def _fields(request: web.Request, seconds: float) -> dict[str, Any]:
     return fields | failures.left_out()
 
 
+def _record_abort(request: web.Request, label: str, error: Exception, seconds: float) -> None:
+    """Count and log a response that ends with its connection, because something failed after its status line."""
+    is_gone = request.transport is None or request.transport.is_closing()
+    if is_gone and isinstance(error, ConnectionError | web.HTTPBadRequest):
+        reason, level = "client", logging.DEBUG
+    elif isinstance(error, ShuttingDown):
+        reason, level = "shutdown", logging.INFO
+    else:
+        reason, level = "error", logging.WARNING if isinstance(error, ReconError) else logging.ERROR
+    metrics.count_abort(label, reason)
+    if log.isEnabledFor(level) and (level == logging.DEBUG or failures.may_be_logged()):
+        fields = _fields(request, seconds) | {"reason": reason}
+        cause = error if reason == "error" else None
+        log.log(level, "%s %s was aborted", request.method, label, exc_info=cause, extra=fields)
+
+
 # By the first digit of the status.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.INFO, 5: logging.WARNING}
 
@@ -167,6 +198,10 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
         told = problem_of_http(response)
         response.body, response.content_type, response.charset = told.body, told.content_type, None
         response.headers["Content-Length"] = str(len(cast("bytes", told.body)))
+    if request.method == hdrs.METH_HEAD:
+        request.writer.length = 0  # or aiohttp would send what the handler of a streamed response writes
+    elif request.version < HttpVersion11 and hdrs.CONNECTION not in response.headers:
+        response.force_close()  # only its end ends a body without a length, also when the client asked to keep it
 
 
 async def expectation(request: web.Request) -> web.StreamResponse | None:

@@ -11,7 +11,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from recon.database import Database
 from recon.endpoints import Endpoint, content
-from recon.errors import Unavailable
+from recon.errors import ShuttingDown
 
 
 async def healthz(_: web.Request) -> web.Response:
@@ -25,7 +25,7 @@ def readyz_handler(database: Database, closing: asyncio.Event) -> Callable[[web.
     async def readyz(_: web.Request) -> web.Response:
         """Requests can be served: the database answers and has the schema."""
         if closing.is_set():
-            raise Unavailable("This process is about to end.")
+            raise ShuttingDown
         await database.check()
         return web.json_response({"status": "ready"})
 

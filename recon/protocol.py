@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from aiohttp import StreamReader, web
+from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 
@@ -85,7 +85,7 @@ class Connection(Sender):
         self._refused: HTTPStatus | None = None
         self._failed = False  # what came is no HTTP: nothing after it is looked at
         self._waiting = b""  # what aiohttp is not ready to parse
-        self.doing: tuple[str, int] = ("head", 0)
+        self.doing: tuple[str, int, int] = ("head", 0, 0)
         self.since: float = self._loop.time()
         self._between = False
         self._await_head()
@@ -258,7 +258,9 @@ class Connection(Sender):
     ) -> web.StreamResponse:
         """Answer what never became a request with a problem document, where aiohttp would quote and log it."""
         if request.writer.output_size > 0:
-            raise ConnectionError("the answer has been begun; it cannot become an error")
+            if request.version < HttpVersion11:
+                self.abort()  # the end of the connection would look like the end of the body
+            raise ConnectionError("the response has begun: aiohttp closes the connection, without a last chunk")
         if failures.may_be_logged():
             if isinstance(exc, HttpProcessingError):
                 log.info("not answered as a request", extra=failures.left_out())
@@ -285,7 +287,7 @@ class Connection(Sender):
 
     def activity(self, now: float) -> tuple[str, float]:
         """Return what the connection is doing, and since when."""
-        doing = (self._doing(), self._request_count)
+        doing = (self._doing(), self._request_count, self.parts_sent)
         if doing != self.doing:
             self.doing, self.since = doing, now
         if doing[0] == "head" and self.head_since is not None:

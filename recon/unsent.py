@@ -38,9 +38,11 @@ class Sender(web.RequestHandler):
     unsent : where it reports.
     shared : the large body that is being sent, if any; other connections may be sending the same object.
     left : how many bytes of it the transport was not given yet.
+    parts_sent : how many parts of streamed responses the transport took: a client that takes some is not stuck.
+    on_lost : called when the connection is lost, for a streamed response, which may have nothing to write for long.
     """
 
-    __slots__ = ("left", "shared", "socket_transport", "unsent")
+    __slots__ = ("left", "on_lost", "parts_sent", "shared", "socket_transport", "unsent")
 
     def __init__(self, manager: web.Server, unsent: "Unsent", **options: Any) -> None:
         super().__init__(manager, **options)
@@ -48,6 +50,8 @@ class Sender(web.RequestHandler):
         self.socket_transport: asyncio.Transport | None = None
         self.shared: bytes | None = None
         self.left = 0
+        self.parts_sent = 0
+        self.on_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to serve; the transport reports when the socket's buffer does not take everything."""
@@ -68,6 +72,8 @@ class Sender(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
         self.unsent.discard(self)
+        if self.on_lost is not None:
+            self.on_lost()
         super().connection_lost(exc)
         self.socket_transport = None  # which holds what was not sent
 

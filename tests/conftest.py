@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -216,15 +216,22 @@ OUTAGE = "recon cannot use the database"  # what a line of the log begins with, 
 
 
 class Process:
-    """A running `recon serve`, on a free port unless one is given."""
+    """A running `recon serve`, on a free port unless one is given; `command` is another program that serves so."""
 
-    def __init__(self, arguments: list[str], log: Path, port: int | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        port: int | None = None,
+        command: Sequence[str | Path] = (RECON,),
+        **options: Any,
+    ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         with log.open("wb") as stderr:
             self.popen = subprocess.Popen(
-                [RECON, "serve", "--port", str(self.port), *arguments], stderr=stderr, **options
+                [*command, "serve", "--port", str(self.port), *arguments], stderr=stderr, **options
             )
 
     @property

@@ -124,13 +124,13 @@ async def test_other_methods(settings: dict[str, str], allowed: str, make_client
 async def test_preflight(guarded: "TestClient[Any, Any]") -> None:
     """A browser may send all methods of the path that have CORS, and no other; it needs no key to ask."""
     methods = {}
-    for path in ("/contacts/1", "/identify"):
+    for path in ("/contacts/1", "/lines", "/identify"):
         response = await guarded.options(path, headers={"Origin": SHOP, "Access-Control-Request-Method": "GET"})
         assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (204, SHOP)
         methods[path] = response.headers["Access-Control-Allow-Methods"]
     refused = await guarded.options("/metrics", headers={"Origin": SHOP})
 
-    assert methods == {"/contacts/1": "GET, PUT", "/identify": "POST"}
+    assert methods == {"/contacts/1": "GET, PUT", "/lines": "GET", "/identify": "POST"}
     assert refused.status == 405
 
 
@@ -164,6 +164,8 @@ async def test_its_operation(guarded: "TestClient[Any, Any]") -> None:
     assert (get["summary"], get["security"]) == ("A made-up contact", [{"apiKey": ["read"]}])
     assert set(get["responses"]) == {"200", "401", "403", "421"}
     assert set(put["responses"]) == {"200", "401", "403", "408", "413", "415", "421"}
+    assert "security" not in document["paths"]["/lines"]["get"]
+    assert "post" not in document["paths"]["/lines"]
 
 
 @pytest.mark.parametrize("path", ["contacts", "/contacts/", "/contacts/{id", "/{id:[0-9]+}", "/a b", "/{}", ""])

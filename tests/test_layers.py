@@ -23,6 +23,7 @@ LAYERS = [
     "routes",
     "endpoints",
     "access",
+    "streams",
     "middleware",
     "response",
     "unsent",
@@ -65,7 +66,7 @@ CONFINED = {
     "asyncpg": {"connecting", "database", "definitions", "invariants", "schema"},
     "aiohttp": {
         *{"access", "app", "connections", "endpoints", "hosts", "middleware", "openapi", "ops", "protocol", "response"},
-        *{"routes", "server", "unsent"},
+        *{"routes", "server", "streams", "unsent"},
     },
     "click": {"cli", "options"},
     "pydantic": {"cli", "messages", "openapi", "options", "problems", "settings"},
