@@ -1,6 +1,6 @@
 -- The whole schema of recon, for PostgreSQL 15 and up. `recon serve` creates it in a database that lacks it. `recon schema
--- --apply` does so too, and adds to a database that has it whatever of it is missing. With psql, run it in one transaction
--- (--single-transaction), on a database without a table contact.
+-- --apply` does so too, migrates a database that has an older schema (recon/migrations), and adds whatever of the schema is
+-- missing. With psql, run it in one transaction (--single-transaction), on a database without a table contact.
 --
 -- recon compares a database with this file, definition by definition and whatever the names are. So columns, constraints
 -- and indexes are written here as PostgreSQL itself prints them. Indexes have no names here: PostgreSQL chooses one that is
@@ -73,4 +73,18 @@ CREATE OR REPLACE TRIGGER contact_phone_key BEFORE INSERT ON contact FOR EACH RO
 -- for nothing; what keeps the data right is SERIALIZABLE, with or without this lane.
 CREATE TABLE IF NOT EXISTS writer_lane ();
 
-COMMENT ON TABLE contact IS 'recon schema 1';
+-- The settings of the database, which hold for every process that serves it: exactly one row.
+CREATE TABLE IF NOT EXISTS setting (
+    only_row       boolean PRIMARY KEY DEFAULT true CONSTRAINT setting_only_row CHECK (only_row),
+    -- The country of phone numbers without a country code, such as US; NULL stands for none.
+    default_region text CONSTRAINT setting_default_region CHECK (default_region ~ '^[A-Z]{2}$')
+);
+INSERT INTO setting (only_row, default_region) VALUES (true, NULL) ON CONFLICT DO NOTHING;
+CREATE OR REPLACE FUNCTION setting_keep_row() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE restrict_violation USING MESSAGE = 'the table setting has exactly one row, which stays';
+END
+$$;
+CREATE OR REPLACE TRIGGER setting_keep_row BEFORE DELETE OR TRUNCATE ON setting EXECUTE FUNCTION setting_keep_row();
+
+COMMENT ON TABLE contact IS 'recon schema 2';

@@ -30,7 +30,7 @@ ENDPOINTS = web.AppKey("endpoints", list[Endpoint])
 def create_app(settings: Settings) -> web.Application:
     """The application that serves the settings' database, which must be given.
 
-    Raises SchemaMismatch at start-up when that database cannot be served; one that is not there yet
+    Raises SchemaMismatch at start-up when that database cannot be served; one that is not there or not prepared yet
     is waited for, with /readyz at 503. Raises Misconfigured for API keys that are not such.
     """
     database = make_database(settings)

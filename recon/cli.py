@@ -55,6 +55,7 @@ def serve(**options: Any) -> None:
     """Serve POST /identify."""
     settings = load_settings(options)
     _configure_logs(settings)
+    is_embedded = settings.database_url is None
     if options["database_url"] and has_password(options["database_url"]):
         log.warning("everybody on this machine can see the password in --database-url; RECON_DATABASE_URL hides it")
     with _failing_clearly():
@@ -66,9 +67,19 @@ def serve(**options: Any) -> None:
         _shared_metrics(settings.workers),
         database_of(settings) as settings,
     ):
+        if is_embedded:
+            _migrate(settings)
         from recon.server import serve as run  # after _shared_metrics, which prometheus-client reads on import
 
         run(settings)
+
+
+def _migrate(settings: Settings) -> None:
+    """Migrate the database of the embedded PostgreSQL, which nobody else does."""
+    from recon.upgrade import migrate_to
+
+    for done in asyncio.run(migrate_to(database_url(settings), settings.default_region)):
+        log.info("the embedded PostgreSQL: %s", done)
 
 
 @main.command()
@@ -88,22 +99,23 @@ def check(**options: Any) -> None:
 
 @main.command()
 @click.option(
-    "--apply", is_flag=True, help="Create it in the database, or add what is missing, instead of printing it."
+    "--apply",
+    is_flag=True,
+    help="Create it in the database, migrate an older one, or add what is missing, instead of printing it.",
 )
 @click.option("--grant", metavar="ROLE", help="Also let this role serve, which needs to own nothing.")
-@settings_options("database_url", "data_dir")
+@settings_options("database_url", "data_dir", "default_region")
 def schema(*, apply: bool, grant: str | None, **options: Any) -> None:
     """Print the schema, as SQL."""
-    from recon.connecting import apply_schema_to
-    from recon.definitions import SCHEMA
-    from recon.schema import grants
+    from recon.schema import script
+    from recon.upgrade import apply_schema_to
 
+    settings = load_settings(options)
     if not apply:
-        # All or nothing: run on a database that has the schema, it would add the indexes a second time.
-        click.echo(f"BEGIN;\n\n{SCHEMA}{grants(grant) if grant is not None else ''}\nCOMMIT;")
+        click.echo(script(grant, settings.default_region))
         return
-    with _failing_clearly(), database_of(load_settings(options)) as settings:
-        done = asyncio.run(apply_schema_to(database_url(settings), grant))
+    with _failing_clearly(), database_of(settings) as settings:
+        done = asyncio.run(apply_schema_to(database_url(settings), grant, settings.default_region))
     click.echo("\n".join(done) or "the schema is there already")
 
 

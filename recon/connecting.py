@@ -15,7 +15,6 @@ import asyncpg
 from recon.definitions import Connection
 from recon.dsn import has_password_parameter, server_of
 from recon.errors import OutcomeUnknown, ReconError, RowsHeld, SchemaMismatch, Unavailable, Unreachable
-from recon.schema import apply_grants, apply_schema, repair_schema
 
 log = logging.getLogger(__name__)
 
@@ -137,15 +136,6 @@ async def connected(url: str) -> AsyncIterator[Connection]:
             await connection.close(timeout=CONNECT_TIMEOUT)
 
 
-async def apply_schema_to(url: str, grant: str | None = None) -> list[str]:
-    """Give the database the schema, or what it lacks of it; then let the role `grant` serve. What was done."""
-    async with connected(url) as connection:
-        done = ["the schema was applied"] if await apply_schema(connection) else await repair_schema(connection)
-        if grant is not None:
-            await apply_grants(connection, grant)
-        return done
-
-
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
     """Outside of requests: turn every error of the database and the driver into Unreachable, with its cause."""
@@ -176,6 +166,15 @@ def unavailability() -> Iterator[None]:
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise Unavailable from error
+
+
+@contextmanager
+def no_longer_served() -> Iterator[None]:
+    """While recon serves, a database that it cannot serve is just not available."""
+    try:
+        yield
+    except SchemaMismatch as error:
+        raise Unavailable(str(error)) from None
 
 
 def is_unavailability(error: asyncpg.PostgresError) -> bool:

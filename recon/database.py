@@ -17,13 +17,22 @@ from recon.connecting import (
     connect,
     connected,
     is_unavailability,
+    no_longer_served,
     reaching,
     require_own_session,
     unavailability,
 )
 from recon.definitions import Connection as Connection  # noqa: PLC0414 (the layers above know it from here)
-from recon.errors import OutcomeUnknown, ReconError, RetriesExhausted, RowsHeld, SchemaMismatch, Unavailable
-from recon.schema import apply_schema, require_grants, require_parts, skip_taken_ids, warn_of_grants
+from recon.errors import (
+    NotPrepared,
+    OutcomeUnknown,
+    ReconError,
+    RetriesExhausted,
+    RowsHeld,
+    SchemaMismatch,
+    Unavailable,
+)
+from recon.schema import apply_schema, require_parts, require_served, skip_taken_ids, warn_of_grants
 from recon.settings import DatabaseSettings
 
 T = TypeVar("T")
@@ -74,6 +83,7 @@ class Database:
 
     def __init__(self, url: str, settings: DatabaseSettings = _DEFAULTS) -> None:
         self._url = url
+        self._default_region = settings.default_region
         self._retry_limit = settings.retry_limit
         self._begin = f"BEGIN ISOLATION LEVEL {settings.isolation}"
         self._begin_reading: str | None = None  # no need: the session's default isolation does it
@@ -105,58 +115,65 @@ class Database:
         self._slots = asyncio.Semaphore(settings.pool_size)
         self._idle: list[Connection] = []  # the last one used is the next to be used
         self._transaction_timeout = settings.transaction_timeout
-        self._ready = False
+        self._ready, self._may_create = False, True
         self._why_not_ready: str | None = None
+        self._waiting: asyncio.Task[None] | None = None
         self._outage = Outage(url)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Database"]:
-        """Serve from entering to leaving; a database that is not there yet is waited for in the background.
+        """Serve from entering to leaving; a database that is not there or not prepared yet is waited for meanwhile.
 
         Raises SchemaMismatch when it is there and cannot be served.
         """
-        waiting: asyncio.Task[None] | None = None
         try:
             await self.prepare()
             self._ready = True
-        except Unavailable as error:
-            self._outage.report(error)
-            waiting = background.keep_running("wait for the database", self._wait_until_prepared)
+        except (Unavailable, NotPrepared) as error:
+            self._wait(error)
         try:
             yield self
         finally:
-            if waiting is not None:
-                waiting.cancel()
+            if self._waiting is not None:
+                self._waiting.cancel()
             self._ready = False
             while self._idle:
                 await self._close(self._idle.pop())
 
     async def prepare(self) -> None:
-        """Give the database the schema unless it has it, and try a session.
+        """Create the schema in a database that has none, and try a session.
 
         Raises SchemaMismatch when it is there and cannot be served, Unavailable when it is not there.
         """
         async with connected(self._url) as connection:
-            await apply_schema(connection)
+            await apply_schema(connection, self._default_region, create=self._may_create)
         # In another session: one that met the schema while somebody else was making it may go on missing parts of it.
         with reaching(self._url):
             connection = await self._connect()
             try:
                 await require_parts(connection)
-                await require_grants(connection)
+                await require_served(connection, self._default_region)
                 await warn_of_grants(connection)
             finally:
                 await self._close(connection)
 
     async def check(self) -> None:
-        """Raise Unavailable unless the database answers, has the schema, and lets this role serve it."""
+        """Raise Unavailable unless recon can serve the database. If it answers and recon cannot, stop serving."""
         if not self._ready:
             raise Unavailable(self._why_not_ready)
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
-                await self._on_connection(require_grants)
+                await self._on_connection(self._check)
         except TimeoutError as error:
             raise Unavailable from error
+
+    async def _check(self, connection: Connection) -> None:
+        try:
+            await require_served(connection, self._default_region)
+        except SchemaMismatch as error:
+            if self._ready:
+                self._wait(error)
+            raise
 
     async def snapshot(self, step: str, work: Work[T]) -> T:
         """Run `work`, a single statement that only reads, as its own serializable transaction.
@@ -226,7 +243,7 @@ class Database:
         leaves nothing behind in a session that would need resetting.
         """
         async with self._slots:
-            with unavailability(), _no_longer_served():
+            with unavailability(), no_longer_served():
                 connection = self._idle_one() or await self._connect()
                 metrics.POOL_USED.inc()
                 try:
@@ -309,6 +326,13 @@ class Database:
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             connection.terminate()
 
+    def _wait(self, error: ReconError) -> None:
+        """Serve no more until the database can be served. A schema that was there and is lost is not created again."""
+        self._ready, self._may_create = False, not self._ready
+        self._why_not_ready = str(error)
+        self._outage.report(error)
+        self._waiting = background.keep_running("wait for the database", self._wait_until_prepared)
+
     async def _wait_until_prepared(self) -> None:
         while not self._ready:
             await asyncio.sleep(STARTUP_RETRY)
@@ -346,15 +370,6 @@ async def _commit(connection: Connection) -> None:
         raise
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise OutcomeUnknown from error
-
-
-@contextmanager
-def _no_longer_served() -> Iterator[None]:
-    """While recon serves, a database that it cannot serve is just not available."""
-    try:
-        yield
-    except SchemaMismatch as error:
-        raise Unavailable(str(error)) from None
 
 
 # Classes of SQLSTATE that say that the data of a statement is to blame, or what a trigger made of it: data exceptions,

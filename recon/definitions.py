@@ -1,4 +1,4 @@
-"""The parts of schema.sql, and which of them a database lacks, whatever their names are there."""
+"""The parts of schema.sql and which of them a database lacks, whatever their names are; the migrations."""
 
 import re
 from collections.abc import Iterator
@@ -10,6 +10,27 @@ import asyncpg  # noqa: TC002 (other modules import the alias)
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 SCHEMA = files("recon").joinpath("schema.sql").read_text()
+
+
+class Migration(NamedTuple):
+    """What leads from the schema before to the schema `number`."""
+
+    number: int
+    name: str
+    statements: str
+
+    def __str__(self) -> str:
+        return f"{self.number} ({self.name})"
+
+
+def _migrations() -> Iterator[Migration]:
+    for file in sorted(files("recon").joinpath("migrations").iterdir(), key=lambda file: file.name):
+        number, _, name = file.name.removesuffix(".sql").partition("_")
+        yield Migration(int(number), name, file.read_text())
+
+
+MIGRATIONS = tuple(_migrations())
+SCHEMA_VERSION = MIGRATIONS[-1].number  # the last line of schema.sql has the same number
 
 # What the database has, as PostgreSQL prints it. A constraint that is not valid is printed so, and an index counts only
 # when it is complete. The names of constraints, indexes and triggers are anybody's.
@@ -38,7 +59,8 @@ FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
 WHERE tgrelid = to_regclass('contact') AND tgenabled IN ('O', 'A') AND prosrc = $1
     AND proconfig = ARRAY['search_path=pg_catalog, pg_temp']
 UNION ALL
-SELECT 'table', 'writer_lane' FROM pg_class WHERE oid = to_regclass('writer_lane') AND relkind = 'r'
+SELECT 'table', name FROM unnest(ARRAY['writer_lane', 'setting']) AS name
+WHERE EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(name) AND relkind = 'r')
 """
 
 
@@ -66,6 +88,8 @@ def _parts() -> Iterator[Part]:
     _, _, trigger = statements.partition("CREATE OR REPLACE TRIGGER contact_phone_key ")
     yield Part("trigger", " ".join(trigger.split()).removesuffix(";"), statements)
     yield Part("table", "writer_lane", "CREATE TABLE writer_lane ()")
+    begin, end = SCHEMA.index("CREATE TABLE IF NOT EXISTS setting"), SCHEMA.index("COMMENT ON TABLE contact IS")
+    yield Part("table", "setting", SCHEMA[begin:end])
 
 
 PARTS = tuple(_parts())

@@ -7,6 +7,7 @@
     ├── ForeignHost         the request names a host that recon does not serve
     ├── Misconfigured       the operator's mistake
     ├── SchemaMismatch      this version cannot serve the database's schema
+    │   └── NotPrepared     it can once an operator has run a command; a process waits for that
     └── Unavailable         a temporary failure: retry later
         ├── ShuttingDown
         ├── Unreachable     why there is no session with the database
@@ -76,6 +77,10 @@ class SchemaMismatch(ReconError):
     """The installed version of recon cannot serve this database."""
 
     code = "schema-mismatch"
+
+
+class NotPrepared(SchemaMismatch):
+    """recon can serve the database once an operator has prepared it."""
 
 
 class Unavailable(ReconError):

@@ -95,6 +95,21 @@ def phone_key_for(region: str | None) -> Callable[[str], str]:
     return regional_key(region) if region else plain_key
 
 
+def e164_digits(phone: str, region: str) -> str | None:
+    """The digits of the E.164 form that the phonenumbers library reads in `region`, valid or not, or None.
+
+    For keys that are stored already: which numbers are valid changes with the library's version, and earlier versions
+    of recon gave it phones with an extension, too.
+    """
+    import phonenumbers
+
+    try:
+        number = phonenumbers.parse(_compatible(phone), region)
+    except phonenumbers.NumberParseException:
+        return None
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164).removeprefix("+")
+
+
 def check_email_syntax(email: str) -> None:
     """Raise ValueError unless the email-validator library accepts the address (no DNS look-up)."""
     from email_validator import EmailNotValidError, validate_email

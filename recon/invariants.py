@@ -6,9 +6,10 @@ import asyncpg
 
 from recon.connecting import connected
 from recon.definitions import missing_parts
+from recon.errors import NotPrepared
 from recon.identifiers import normal_email, normal_phone, phone_key_for
 from recon.quantities import quantity
-from recon.schema import require_parts, require_schema
+from recon.schema import fetch_region, require_parts, require_region, require_schema
 
 _LIVE = "live AS (SELECT *, coalesce(linked_id, id) AS root FROM contact WHERE deleted_at IS NULL)"
 
@@ -81,17 +82,22 @@ WHERE id > $1 AND deleted_at IS NULL ORDER BY id LIMIT 10000
 async def check(url: str, default_region: str | None = None) -> tuple[list[str], str]:
     """All violations in the database at `url`, a line each, and a line that says how much was looked at.
 
-    One snapshot, taken without locks: safe while recon serves. `default_region` must be the server's.
+    One snapshot, taken without locks: safe while recon serves. `default_region` is the processes'; the match keys are
+    compared with the database's.
     Raises SchemaMismatch when the database is not recon's, Unavailable when it is not there.
     """
     async with connected(url) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         await require_schema(connection)
         missing = await missing_parts(connection)
-        if any(part.kind == "column" for part in missing):
-            await require_parts(connection)  # without a column there is nothing to scan
+        if any(part.kind == "column" or part.definition == "setting" for part in missing):
+            await require_parts(connection)  # nothing to scan, or no region to compare match keys with
         found = [f"schema: the database lacks the {part}; `recon schema --apply` adds it" for part in missing]
+        try:
+            await require_region(connection, default_region)
+        except NotPrepared as error:
+            found.append(f"region: {error}")
         found += [row[0] for statement in CHECKS for row in await connection.fetch(statement)]
-        found += [line async for line in _unmatchable(connection, default_region)]
+        found += [line async for line in _unmatchable(connection, await fetch_region(connection))]
         [(contacts, people)] = await connection.fetch(SUMMARY)
         return found, f"{quantity(contacts, 'contact')} of {quantity(people, 'person', 'people')}"
 

@@ -19,7 +19,7 @@ from prometheus_client import multiprocess
 from recon import listening, signals
 from recon.app import create_app, make_database
 from recon.connections import BACKLOG, Runner, allow_files
-from recon.errors import Unavailable
+from recon.errors import NotPrepared, Unavailable
 from recon.keys import wait_until_valid
 from recon.settings import Settings
 
@@ -32,7 +32,8 @@ def serve(settings: Settings) -> None:
     if settings.workers == 1:
         uvloop.run(_serve(settings))
     else:
-        with suppress(Unavailable):  # each worker waits for it; a database that cannot be served ends recon here, once
+        # Each worker waits for these; a database that cannot be served ends recon here, once.
+        with suppress(Unavailable, NotPrepared):
             asyncio.run(make_database(settings).prepare())
         _Gunicorn(settings).run()
 

@@ -76,6 +76,7 @@ class DatabaseSettings:
     transaction_timeout : seconds a transaction may take before its connection is given up.
     writer_lane : whether writing transactions run one after another (for speed alone).
     pgbouncer : whether consecutive transactions of a connection may run in different server sessions.
+    default_region : the region of the match keys that the process stores; the database's must be the same.
     isolation : the isolation level; a process always has SERIALIZABLE, and a test may show what less does.
     """
 
@@ -85,6 +86,7 @@ class DatabaseSettings:
     transaction_timeout: float = 5
     writer_lane: bool = True
     pgbouncer: bool = False
+    default_region: str | None = None
     isolation: str = "SERIALIZABLE"
 
 
@@ -232,6 +234,7 @@ def database_settings(settings: Settings) -> DatabaseSettings:
         transaction_timeout=settings.request_timeout,  # then no request waits for it any more
         writer_lane=settings.writer_lane,
         pgbouncer=settings.pgbouncer,
+        default_region=settings.default_region,
     )
 
 

@@ -189,6 +189,8 @@ def make_client(aiohttp_client: Any, database_url: str) -> MakeClient:
     """Run recon in this process, with the given settings, on the test's database."""
 
     async def make(**settings: Any) -> "TestClient[Any, Any]":
+        if region := settings.get("default_region"):
+            await execute(database_url, f"UPDATE setting SET default_region = '{region}'")
         return await aiohttp_client(create_app(Settings(**{"database_url": database_url} | settings)))
 
     return make

@@ -55,7 +55,7 @@ def test_check_without_a_schema(bare_database_url: str) -> None:
     done = recon("check", "--database-url", bare_database_url)
 
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("recon: the database does not have recon's schema 1")
+    assert done.stderr.splitlines()[-1].startswith("recon: the database does not have recon's schema 2")
 
 
 def test_check_without_a_database() -> None:
@@ -204,9 +204,10 @@ async def test_check_finds(statements: list[str], violations: list[str], databas
 
 
 def test_check_knows_the_region(database_url: str) -> None:
-    """The phone keys are those of the default region, so `check` takes it too."""
+    """The phone keys are those of the database's default region; `check` says when its own is another one."""
     import asyncio
 
+    asyncio.run(execute(database_url, "UPDATE setting SET default_region = 'US'"))
     key = "INSERT INTO contact (phone_number, phone_key) VALUES ('(201) 555-0123', '12015550123')"
     asyncio.run(execute(database_url, key))
 
@@ -214,6 +215,11 @@ def test_check_knows_the_region(database_url: str) -> None:
     without = recon("check", "--database-url", database_url)
 
     assert (with_region.returncode, without.returncode) == (0, 1)
+    [line, _] = without.stdout.splitlines()
+    assert line == (
+        "region: recon is configured with the default region none, but the database has US: "
+        "set --default-region (RECON_DEFAULT_REGION) to US"
+    )
 
 
 def test_check_finds_numbers_whose_extension_was_ignored(database_url: str) -> None:
@@ -221,7 +227,7 @@ def test_check_finds_numbers_whose_extension_was_ignored(database_url: str) -> N
     import asyncio
 
     key = "INSERT INTO contact (phone_number, phone_key) VALUES ('201-555-0199 ext. 5', '12015550199')"
-    asyncio.run(execute(database_url, key))
+    asyncio.run(execute(database_url, "UPDATE setting SET default_region = 'US'", key))
 
     done = recon("check", "--database-url", database_url, "--default-region", "US")
 

@@ -16,9 +16,10 @@ import trustme
 from conftest import Process, StartRecon, execute, recon
 
 from recon import connecting, invariants
-from recon.connecting import Outage, apply_schema_to, connect
+from recon.connecting import Outage, connect
 from recon.database import Database
 from recon.errors import SchemaMismatch, Unavailable, Unreachable
+from recon.upgrade import apply_schema_to
 
 SECRET = "hunter2"  # noqa: S105
 

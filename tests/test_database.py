@@ -8,7 +8,6 @@ import pytest
 from conftest import at_database, execute, fetch
 
 from recon import invariants
-from recon.connecting import apply_schema_to
 from recon.database import Connection, Database
 from recon.definitions import SCHEMA
 from recon.errors import OutcomeUnknown, RetriesExhausted, SchemaMismatch, Unavailable
@@ -17,6 +16,7 @@ from recon.identify import Identify
 from recon.messages import identify_response
 from recon.schema import apply_schema
 from recon.settings import DatabaseSettings
+from recon.upgrade import apply_schema_to
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def test_what_conflicts_is_run_again(database_url: str) -> None:
         if count == 0:
             await connection.execute(INSERT)
 
-    async with Database(database_url, writer_lane=False).opened() as database:
+    async with Database(database_url, DatabaseSettings(writer_lane=False)).opened() as database:
         await asyncio.gather(*(database.serializable("test", insert_if_empty) for _ in range(2)))
 
     assert seen[:2] == [0, 0]
@@ -310,7 +310,7 @@ async def test_many_may_apply_the_schema_at_once(bare_database_url: str) -> None
     assert sorted(made) == [[]] * 7 + [["the schema was applied"]]
     assert await apply_schema_to(bare_database_url) == []
     tables = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
-    assert [row["relname"] for row in await fetch(bare_database_url, tables)] == ["contact", "writer_lane"]
+    assert [row["relname"] for row in await fetch(bare_database_url, tables)] == ["contact", "setting", "writer_lane"]
 
 
 async def test_the_schema_is_not_run_twice(database_url: str) -> None:
@@ -328,7 +328,7 @@ async def test_the_schema_is_not_run_twice(database_url: str) -> None:
     ("statement", "found"),
     [
         ("COMMENT ON TABLE contact IS 'recon schema 0'", "schema 0"),
-        ("COMMENT ON TABLE contact IS 'recon schema 2'", "schema 2"),
+        ("COMMENT ON TABLE contact IS 'recon schema 3'", "schema 3"),
         ("COMMENT ON TABLE contact IS NULL", "a table contact that is not recon's"),
     ],
 )
@@ -336,7 +336,7 @@ async def test_another_schema_is_refused(database_url: str, statement: str, foun
     """A schema that is older, newer or somebody else's is refused in one line, and left alone."""
     await execute(database_url, statement)
 
-    with pytest.raises(SchemaMismatch, match=f"^this recon serves schema 1, but the database has {found}$"):
+    with pytest.raises(SchemaMismatch, match=f"^this recon serves schema 2, but the database has {found}$"):
         await apply_schema_to(database_url)
 
 

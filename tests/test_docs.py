@@ -320,7 +320,7 @@ def test_the_changelog_has_this_version() -> None:
 
 
 def test_the_wheel_has_the_schema(tmp_path: Path) -> None:
-    """schema.sql travels in the wheel, as a file."""
+    """schema.sql and the migrations travel in the wheel, as files."""
     import sys
     import zipfile
 
@@ -335,6 +335,8 @@ def test_the_wheel_has_the_schema(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert archive.read("recon/schema.sql") == (ROOT / "schema.sql").read_bytes()
         assert "recon/py.typed" in archive.namelist()
+        for migration in (ROOT / "recon/migrations").iterdir():
+            assert archive.read(f"recon/migrations/{migration.name}") == migration.read_bytes()
 
 
 def test_the_help_names_the_settings_that_are_no_options() -> None:

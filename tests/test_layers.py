@@ -38,6 +38,7 @@ LAYERS = [
     "reconcile",
     "store",
     "invariants",
+    "upgrade",
     "database",
     "connecting",
     "schema",

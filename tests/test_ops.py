@@ -1,11 +1,14 @@
 """What the operator sees: liveness, readiness, metrics, request ids."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
-from conftest import MakeClient, execute
+from conftest import MakeClient, execute, fetch
 from prometheus_client.parser import text_string_to_metric_families
+
+from recon.database import STARTUP_RETRY
 
 
 async def figures(client: "TestClient[Any, Any]") -> dict[tuple[str, ...], float]:
@@ -35,6 +38,9 @@ async def test_not_ready_without_the_schema(make_client: MakeClient, database_ur
     assert response.status == 503
     assert "schema" in (await response.json(content_type=None))["detail"]
     assert (await client.get("/healthz")).status == 200
+    await asyncio.sleep(1.5 * STARTUP_RETRY)  # it looks again, and does not start with an empty table
+    assert (await client.get("/readyz")).status == 503
+    assert (await fetch(database_url, "SELECT to_regclass('contact')"))[0][0] is None
 
 
 async def test_metrics(make_client: MakeClient) -> None:

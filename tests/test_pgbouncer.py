@@ -139,6 +139,10 @@ def test_the_schema_is_applied_through_it(bare_database_url: str, role_url: str)
     with pgbouncer(urlunsplit(role._replace(path=database))) as url:
         for expected in ("the schema was applied\n", "the schema is there already\n"):
             assert recon("schema", "--apply", "--database-url", url).stdout == expected
+        older = "DROP TABLE setting; COMMENT ON TABLE contact IS 'recon schema 1'"
+        asyncio.run(execute(bare_database_url, older))
+        done = recon("schema", "--apply", "--default-region", "US", "--database-url", url)
+        assert done.stdout == "applied the migration 2 (setting)\nset the default region to US\n"
     asyncio.run(execute(bare_database_url, f"REASSIGN OWNED BY {role.username} TO CURRENT_USER"))
 
 
