@@ -253,7 +253,7 @@ class Process:
             if (event["level"] in {"error", "critical"} and not event["event"].startswith(OUTAGE)) or "where" in event
         ]
 
-    def wait_until_ready(self, seconds: float = 30) -> None:
+    def wait_until_ready(self, seconds: float = 60) -> None:
         """Return once /readyz says so."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
