@@ -24,7 +24,7 @@ from bench.load.workloads import WORKLOADS
 from bench.report.tables import table
 from bench.systems import postgres
 from bench.systems.processes import SYSTEMS, serving
-from recon import invariants
+from recon.sql import invariants
 
 CONNECTIONS = 64
 WIDTH = 100  # characters of each email of a large identity

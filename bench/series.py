@@ -18,8 +18,8 @@ from bench.report.results import Series
 from bench.systems import rawdb
 from bench.systems.postgres import Postgres
 from bench.systems.processes import SYSTEMS, Server, SystemFailed, serving
-from recon import invariants
 from recon.quantities import quantity
+from recon.sql import invariants
 
 LOG = "system.log"  # what the system of a series says, in the folder
 VIOLATIONS_SHOWN = 3

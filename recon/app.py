@@ -5,19 +5,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
-from recon import background, endpoints, middleware, openapi, ops, routes
-from recon.coalesce import coalesced, plain
-from recon.database import Database
-from recon.deadlines import Deadlines
-from recon.endpoints import Endpoint, Policy
-from recon.hosts import Hosts
-from recon.identifiers import Identifiers
-from recon.identify import Answer, Identify
+from recon import background
+from recon.api import health, openapi
+from recon.api import identify as identify_endpoint
+from recon.api.messages import identify_response
+from recon.database.transactions import Database
+from recon.http import endpoints, middleware
+from recon.http.endpoints import Endpoint, Policy
+from recon.http.hosts import Hosts
+from recon.http.streams import Streams
+from recon.http.unsent import Unsent
+from recon.identities.batching import coalesced, plain
+from recon.identities.deadlines import Deadlines
+from recon.identities.identify import Answer, Identify
 from recon.keys import Keys, keys_of
-from recon.messages import identify_response
+from recon.rules.identifiers import Identifiers
 from recon.settings import Settings, allowed_hosts, database_settings, database_url, origins
-from recon.streams import Streams
-from recon.unsent import Unsent
 
 DATABASE = web.AppKey("database", Database)
 CLOSING = web.AppKey("closing", asyncio.Event)  # set when the process is about to end
@@ -67,7 +70,7 @@ def api(
     identify: Callable[[Identifiers], Awaitable[Answer]], database: Database, closing: asyncio.Event, settings: Settings
 ) -> list[Endpoint]:
     """The endpoints that the OpenAPI document describes."""
-    return [*routes.endpoints(identify, settings), *ops.endpoints(database, closing)]
+    return [*identify_endpoint.endpoints(identify, settings), *health.endpoints(database, closing)]
 
 
 def _hosts(settings: Settings, keys: Keys | None) -> Hosts | None:

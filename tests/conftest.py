@@ -26,7 +26,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from recon.app import create_app
-from recon.definitions import SCHEMA
+from recon.database.definitions import SCHEMA
 from recon.settings import Settings
 
 RECON = Path(sys.executable).with_name("recon")

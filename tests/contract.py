@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import schemathesis
 
-from recon.identifiers import MAX_EMAIL, MAX_PHONE, normal_email, normal_phone, plain_key
+from recon.rules.identifiers import MAX_EMAIL, MAX_PHONE, normal_email, normal_phone, plain_key
 
 
 @schemathesis.hook

@@ -27,7 +27,7 @@ from history import Contact, Exchange, History, Outcome, check, contacts
 from postgres import Cut, Postgres, Proxy, lasting_port
 from shop import driving
 
-from recon import invariants
+from recon.sql import invariants
 
 PROCESSES = 2
 REQUESTS = 3_000  # that are acknowledged in a round: a third of them before the fault, a third after it at least

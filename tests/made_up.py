@@ -7,10 +7,10 @@ from typing import Any
 from aiohttp import web
 
 import recon.app
-from recon.cli import main
-from recon.endpoints import Endpoint, content
+from recon.cli.main import main
 from recon.errors import Unavailable
-from recon.streams import stream
+from recon.http.endpoints import Endpoint, content
+from recon.http.streams import stream
 
 real_api = recon.app.api
 

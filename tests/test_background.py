@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 
-from recon import background, connections, deadlines, keys
+from recon import background, keys
 from recon.app import create_app
 from recon.background import keep_running, run_once
-from recon.coalesce import Batch, Lane
-from recon.connections import Runner, Server
-from recon.database import Database
-from recon.deadlines import Deadlines
+from recon.database.transactions import Database
 from recon.errors import DeadlineExceeded
-from recon.identifiers import Identifiers
-from recon.identify import Requests
+from recon.identities import deadlines
+from recon.identities.batching import Batch, Lane
+from recon.identities.deadlines import Deadlines
+from recon.identities.identify import Requests
 from recon.keys import Keys, new_key
+from recon.rules.identifiers import Identifiers
+from recon.server import connections
+from recon.server.connections import Runner, Server
 from recon.settings import Settings
 
 

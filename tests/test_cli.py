@@ -6,7 +6,7 @@ import pytest
 from conftest import execute, fetch, recon
 
 from recon import __version__
-from recon.definitions import SCHEMA
+from recon.database.definitions import SCHEMA
 
 
 def test_version() -> None:

@@ -9,14 +9,14 @@ import asyncpg
 import pytest
 from conftest import execute
 
-from recon import coalesce
-from recon.coalesce import Lane, RowQueues, coalesced, plain
-from recon.database import Database
-from recon.deadlines import Deadlines
+from recon.api.messages import identify_response
+from recon.database.transactions import Database
 from recon.errors import DeadlineExceeded, OutcomeUnknown, Overloaded, RowsHeld, Unavailable
-from recon.identifiers import Identifiers
-from recon.identify import Identify, Outcome
-from recon.messages import identify_response
+from recon.identities import batching
+from recon.identities.batching import Lane, RowQueues, coalesced, plain
+from recon.identities.deadlines import Deadlines
+from recon.identities.identify import Identify, Outcome
+from recon.rules.identifiers import Identifiers
 
 Take: TypeAlias = Callable[[], Sequence[int]]
 
@@ -134,7 +134,7 @@ async def test_no_wake_up_is_lost(width: int) -> None:
 
 async def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backlog is worked off in batches of the largest size."""
-    monkeypatch.setattr(coalesce, "MAX_BATCH", 2)
+    monkeypatch.setattr(batching, "MAX_BATCH", 2)
     gate = Gate()
     gate.open.set()
     lane = Lane("test", gate, limit=10, deadlines=Deadlines(5))

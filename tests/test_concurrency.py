@@ -10,7 +10,7 @@ import pytest
 from conftest import execute, fetch, recon_processes
 from races import RACES, Said
 
-from recon import invariants
+from recon.sql import invariants
 
 ROUNDS = 5
 FORMS = {

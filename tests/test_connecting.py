@@ -15,11 +15,12 @@ import pytest
 import trustme
 from conftest import Process, StartRecon, execute, recon
 
-from recon import connecting, invariants
-from recon.connecting import Outage, connect
-from recon.database import Database
+from recon.database import connecting
+from recon.database.connecting import Outage, connect
+from recon.database.transactions import Database
+from recon.database.upgrade import apply_schema_to
 from recon.errors import SchemaMismatch, Unavailable, Unreachable
-from recon.upgrade import apply_schema_to
+from recon.sql import invariants
 
 SECRET = "hunter2"  # noqa: S105
 
@@ -296,7 +297,7 @@ async def test_an_outage_while_recon_serves_is_logged(
         await execute(server_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         await database.check()
 
-    lines = [record.getMessage() for record in caplog.records if record.name == "recon.connecting"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "recon.database.connecting"]
     assert [line.rpartition(": ")[2] for line in lines] == [
         f"the database {name} accepts no connections",
         "recon can use the database now",

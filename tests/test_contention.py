@@ -11,15 +11,16 @@ import asyncpg
 import pytest
 from conftest import execute, fetch
 
-from recon import contention, identify, invariants
-from recon.coalesce import Submit, coalesced
-from recon.database import Database
-from recon.deadlines import Deadlines
+from recon.api.messages import identify_response
+from recon.database.transactions import Database
 from recon.errors import DeadlineExceeded, RowsHeld
-from recon.identifiers import Identifiers
-from recon.identify import Identify
-from recon.messages import identify_response
+from recon.identities import contention, identify
+from recon.identities.batching import Submit, coalesced
+from recon.identities.deadlines import Deadlines
+from recon.identities.identify import Identify
+from recon.rules.identifiers import Identifiers
 from recon.settings import DatabaseSettings
+from recon.sql import invariants
 
 # Two people; the second has two contacts.
 PEOPLE = [
@@ -103,7 +104,7 @@ async def test_a_request_about_a_held_row_waits_alone(statement: str, database_u
 async def test_they_would_all_wait(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the protection off, one held row stops all writers."""
     await execute(database_url, *PEOPLE)
-    monkeypatch.setattr("recon.database._LOCK_TIMEOUT", 60_000)
+    monkeypatch.setattr("recon.database.transactions._LOCK_TIMEOUT", 60_000)
     async with asking(database_url, seconds=1) as submit, holding(database_url, HOLDS[0]) as other:
         waiting = submit(_request("new", "2"))
         await somebody_waits(other)

@@ -7,16 +7,16 @@ import asyncpg
 import pytest
 from conftest import at_database, execute, fetch
 
-from recon import invariants
-from recon.database import Connection, Database
-from recon.definitions import SCHEMA
+from recon.api.messages import identify_response
+from recon.database.definitions import SCHEMA
+from recon.database.schema import apply_schema
+from recon.database.transactions import Connection, Database
+from recon.database.upgrade import apply_schema_to
 from recon.errors import OutcomeUnknown, RetriesExhausted, SchemaMismatch, Unavailable
-from recon.identifiers import Identifiers
-from recon.identify import Identify
-from recon.messages import identify_response
-from recon.schema import apply_schema
+from recon.identities.identify import Identify
+from recon.rules.identifiers import Identifiers
 from recon.settings import DatabaseSettings
-from recon.upgrade import apply_schema_to
+from recon.sql import invariants
 
 
 @pytest.fixture

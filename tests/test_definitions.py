@@ -7,10 +7,10 @@ import pytest
 from conftest import MakeClient, execute, fetch, recon
 from test_roles import serving_role
 
-from recon.database import Database
-from recon.definitions import PARTS, SCHEMA, missing_parts
+from recon.database.definitions import PARTS, SCHEMA, missing_parts
+from recon.database.transactions import Database
+from recon.database.upgrade import apply_schema_to
 from recon.errors import SchemaMismatch, Unavailable
-from recon.upgrade import apply_schema_to
 
 # As earlier versions created it, with names for everything.
 NAMED = [

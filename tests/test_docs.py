@@ -18,13 +18,13 @@ from openapi_spec_validator import validate
 from pydantic import SecretStr, TypeAdapter
 
 from recon import __version__
+from recon.api.messages import IdentifyRequest, IdentifyResponse
+from recon.api.openapi import document
 from recon.app import ENDPOINTS, create_app
-from recon.endpoints import Endpoint
+from recon.cli.options import is_option, shown_default, variables
+from recon.http.endpoints import Endpoint
+from recon.http.problems import Problem
 from recon.keys import new_key
-from recon.messages import IdentifyRequest, IdentifyResponse
-from recon.openapi import document
-from recon.options import is_option, shown_default, variables
-from recon.problems import Problem
 from recon.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -335,8 +335,8 @@ def test_the_wheel_has_the_schema(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert archive.read("recon/schema.sql") == (ROOT / "schema.sql").read_bytes()
         assert "recon/py.typed" in archive.namelist()
-        for migration in (ROOT / "recon/migrations").iterdir():
-            assert archive.read(f"recon/migrations/{migration.name}") == migration.read_bytes()
+        for migration in (ROOT / "recon/database/migrations").iterdir():
+            assert archive.read(f"recon/database/migrations/{migration.name}") == migration.read_bytes()
 
 
 def test_the_help_names_the_settings_that_are_no_options() -> None:

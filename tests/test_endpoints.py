@@ -11,7 +11,7 @@ from made_up import contact
 from openapi_spec_validator import validate
 from test_ops import figures
 
-from recon.endpoints import Endpoint
+from recon.http.endpoints import Endpoint
 from recon.keys import new_key
 
 SHOP = "https://shop.example"

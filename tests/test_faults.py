@@ -17,8 +17,8 @@ from conftest import OUTAGE, Process, StartRecon, execute, fetch
 from faults import FAULTS, REQUESTS, Fleet, fleet, survived, until_well
 from postgres import Cut, Postgres, postgres, suspended
 
-from recon.database import Connection, Database
-from recon.definitions import SCHEMA
+from recon.database.definitions import SCHEMA
+from recon.database.transactions import Connection, Database
 from recon.errors import Unavailable
 from recon.settings import DatabaseSettings
 

@@ -25,8 +25,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import TypeAdapter
 from wire import HIDDEN, MARK, NUMBER, Case, cases, post
 
-from recon.messages import IdentifyResponse
-from recon.problems import Problem
+from recon.api.messages import IdentifyResponse
+from recon.http.problems import Problem
 
 # Seconds for each of the two tests; 0: a fixed number of inputs, the same each time.
 SECONDS = int(os.environ.get("RECON_TEST_FUZZ_SECONDS", "0"))

@@ -18,13 +18,15 @@ from races import RACES
 from shop import drive
 from test_races_shown import AllHaveRead
 
-from recon import database, identify, store
 from recon.app import create_app
-from recon.database import Connection, Database
+from recon.database import transactions
+from recon.database.transactions import Connection, Database
 from recon.errors import Unavailable
-from recon.identifiers import Identifiers
-from recon.identify import Answer, Identify, Requests
+from recon.identities import identify
+from recon.identities.identify import Answer, Identify, Requests
+from recon.rules.identifiers import Identifiers
 from recon.settings import Settings
+from recon.sql import contacts as sql
 
 
 def kinds(violations: list[str]) -> set[str]:
@@ -236,12 +238,12 @@ async def two_recons(database_url: str, **chosen: Any) -> AsyncIterator[list[str
 
 def forgotten_merges(patch: pytest.MonkeyPatch) -> str:
     """A merge is decided and answered, but not written."""
-    change = store.change_contacts
+    change = sql.change_contacts
 
     async def only_insert(connection: Connection, inserts: Any, newest: Any, _relinks: Any) -> None:
         await change(connection, inserts, newest, [])
 
-    patch.setattr(store, "change_contacts", only_insert)
+    patch.setattr(sql, "change_contacts", only_insert)
     return "lost"
 
 
@@ -282,7 +284,7 @@ def lost_commits(patch: pytest.MonkeyPatch) -> str:
     async def commit(connection: Connection) -> None:
         await connection.execute(next(turns))
 
-    patch.setattr(database, "_commit", commit)
+    patch.setattr(transactions, "_commit", commit)
     return "lost"
 
 
@@ -295,7 +297,7 @@ def refusals_after_the_fact(patch: pytest.MonkeyPatch) -> str:
         if next(turns):
             raise Unavailable
 
-    patch.setattr(database, "_commit", commit)
+    patch.setattr(transactions, "_commit", commit)
     return "refused"
 
 
@@ -339,7 +341,7 @@ async def _race(name: str, isolation: str, url: str, patch: pytest.MonkeyPatch) 
     patch.setattr("recon.app.Database", lambda url, settings: Database(url, replace(settings, isolation=isolation)))
     async with two_recons(url, coalesce=False, writer_lane=False) as urls:
         before = await drive(urls, said=[Said(*said) for said in race.before], clients=1)
-        patch.setattr(store, "lock_clusters", AllHaveRead(AT_ONCE, store.FETCH_CLUSTERS))
+        patch.setattr(sql, "lock_clusters", AllHaveRead(AT_ONCE, sql.FETCH_CLUSTERS))
         at_once = await drive(urls, said=[Said(*said) for said in race.at_once], clients=AT_ONCE, patience=0)
     history = History([*before.exchanges, *at_once.exchanges])
     return kinds(check(history, await contacts(url)))

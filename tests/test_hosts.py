@@ -7,7 +7,7 @@ import pytest
 from aiohttp.test_utils import TestClient, make_mocked_request
 from conftest import MakeClient, StartRecon
 
-from recon.hosts import Hosts
+from recon.http.hosts import Hosts
 from recon.keys import new_key
 from recon.settings import Settings
 

@@ -12,7 +12,8 @@ from conftest import MakeClient, at_database, execute, fetch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from recon.identifiers import (
+from recon.database.schema import SCHEMA
+from recon.rules.identifiers import (
     MAX_EMAIL,
     MAX_PHONE,
     check_email_syntax,
@@ -22,8 +23,7 @@ from recon.identifiers import (
     plain_key,
     regional_key,
 )
-from recon.invariants import check
-from recon.schema import SCHEMA
+from recon.sql.invariants import check
 
 DOCS = Path(__file__).parent.parent / "docs"
 

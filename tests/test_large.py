@@ -10,16 +10,17 @@ import pytest
 from conftest import execute, fetch
 from prometheus_client import REGISTRY
 
-from recon import identify, store
-from recon.clusters import Contact, Identity
-from recon.coalesce import Submit, coalesced
-from recon.database import Connection, Database
-from recon.deadlines import Deadlines
-from recon.identifiers import Identifiers
-from recon.identify import Identify, Large
-from recon.messages import identify_response
+from recon.api.messages import identify_response
+from recon.database.transactions import Connection, Database
+from recon.identities import identify
+from recon.identities.batching import Submit, coalesced
+from recon.identities.deadlines import Deadlines
+from recon.identities.identify import Identify, Large
+from recon.rules.clusters import Contact, Identity
+from recon.rules.identifiers import Identifiers
+from recon.sql import contacts as sql
 
-SIZE = 3 * store.LARGE
+SIZE = 3 * sql.LARGE
 LARGE_IDENTITY = [
     "INSERT INTO contact (email, phone_number) VALUES ('large-1', '1')",
     f"""INSERT INTO contact (email, phone_number, linked_id, link_precedence)
@@ -133,12 +134,12 @@ async def test_what_a_read_fetches_is_bounded(database_url: str) -> None:
     async with Database(database_url).opened() as database:
 
         async def counted(connection: Connection) -> None:
-            fetched.append(len(await store.fetch_small_clusters(connection, batch)))
+            fetched.append(len(await sql.fetch_small_clusters(connection, batch)))
 
         await database.snapshot("test", counted)
         outcomes = await Identify(database, identify_response).read(lambda: batch)
 
-    assert fetched[0] <= store.LARGE + 3
+    assert fetched[0] <= sql.LARGE + 3
     assert outcomes == [Large(frozenset({1}))] * 8 + [outcomes[8], Large(frozenset({1}))]
     assert _contact(outcomes[8])["emails"] == ["small"]  # type: ignore[arg-type]
 
@@ -160,7 +161,7 @@ async def test_a_value_that_many_identities_share(database_url: str) -> None:
 async def test_it_holds_up_nobody(step: str, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a large identity is read, small ones are read and written; while it is written, they are read."""
     reached, go_on = asyncio.Event(), asyncio.Event()
-    original: Callable[..., Any] = getattr(store, step)
+    original: Callable[..., Any] = getattr(sql, step)
 
     async def held(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
         contacts: list[Contact] = await original(connection, batch)
@@ -170,7 +171,7 @@ async def test_it_holds_up_nobody(step: str, submit: Submit, monkeypatch: pytest
         return contacts
 
     await submit(_request("small", "2"))
-    monkeypatch.setattr(store, step, held)
+    monkeypatch.setattr(sql, step, held)
     large = submit(_request("large-9") if step == "fetch_clusters" else _request("new", "1"))
     async with asyncio.timeout(10):
         await reached.wait()
@@ -192,13 +193,13 @@ async def test_large_identities_take_turns(submit: Submit, database_url: str, mo
         f"(SELECT id FROM contact WHERE email = 'second'), 'secondary' FROM generate_series(2, {SIZE}) AS n",
     )
     batches: list[list[str | None]] = []
-    original = store.fetch_clusters
+    original = sql.fetch_clusters
 
     async def noted(connection: asyncpg.Connection, batch: Sequence[Identifiers]) -> list[Contact]:
         batches.append([request.email for request in batch])
         return await original(connection, batch)
 
-    monkeypatch.setattr(store, "fetch_clusters", noted)
+    monkeypatch.setattr(sql, "fetch_clusters", noted)
     asked = ["large-1", "second", "large-2", "second-2", "large-3"]
 
     answers = await asyncio.gather(*(submit(_request(email)) for email in asked))

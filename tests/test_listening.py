@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from recon.dsn import has_password
 from recon.errors import Misconfigured
 from recon.keys import new_key
-from recon.listening import check, tls
+from recon.server.listening import check, tls
 from recon.settings import Settings
 
 KEYS = {"api_keys": new_key("shop", ["identify"])[1]}

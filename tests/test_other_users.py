@@ -14,7 +14,7 @@ import pytest
 from conftest import RECON, StartRecon, free_port
 from test_server import EXAMPLE, identify
 
-from recon.account import own_name
+from recon.database.embedded.account import own_name
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 

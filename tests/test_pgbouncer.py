@@ -23,7 +23,7 @@ from test_concurrency import expect_race
 from test_conformance import FORMS, SCENARIOS, expect_scenario
 from test_roles import PASSWORD, blocks, serving_role
 
-from recon.database import SESSION, Connection, Database
+from recon.database.transactions import SESSION, Connection, Database
 from recon.errors import Unavailable
 from recon.settings import DatabaseSettings
 

@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 from conftest import execute
 
-from recon import store
-from recon.database import SESSION
-from recon.definitions import SCHEMA
+from recon.database.definitions import SCHEMA
+from recon.database.transactions import SESSION
+from recon.sql import contacts as sql
 
 SEED = """
 INSERT INTO contact (email, phone_number, link_precedence, linked_id)
@@ -23,17 +23,17 @@ FROM generate_series(1, {rows}) AS n
 BATCH = 64
 
 STATEMENTS: dict[str, tuple[str, list[Any]]] = {
-    "fetch": (store.FETCH_CLUSTERS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
+    "fetch": (sql.FETCH_CLUSTERS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
     "fetch small": (
-        store.FETCH_SMALL_CLUSTERS,
+        sql.FETCH_SMALL_CLUSTERS,
         [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]],
     ),
-    "find roots": (store.FIND_ROOTS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
-    "lock free": (store.LOCK_FREE_ROWS, [[*range(BATCH)]]),
-    "wait": (store.WAIT_FOR_ROW, [1]),
-    "lock": (store.LOCK_CLUSTERS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
+    "find roots": (sql.FIND_ROOTS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
+    "lock free": (sql.LOCK_FREE_ROWS, [[*range(BATCH)]]),
+    "wait": (sql.WAIT_FOR_ROW, [1]),
+    "lock": (sql.LOCK_CLUSTERS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
     "change": (
-        store.CHANGE_CONTACTS,
+        sql.CHANGE_CONTACTS,
         [
             [f"new{n}@example.org" for n in range(BATCH)],
             [f"new{n}" for n in range(BATCH)],

@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import Model, Said
 
-from recon.clusters import Clusters, Contact, consolidate
-from recon.coalesce import coalesced, plain
-from recon.database import Database
-from recon.deadlines import Deadlines
-from recon.identifiers import Identifiers
-from recon.identify import Identify
-from recon.messages import identify_response
-from recon.reconcile import decide
+from recon.api.messages import identify_response
+from recon.database.transactions import Database
+from recon.identities.batching import coalesced, plain
+from recon.identities.deadlines import Deadlines
+from recon.identities.identify import Identify
+from recon.rules.clusters import Clusters, Contact, consolidate
+from recon.rules.identifiers import Identifiers
+from recon.rules.reconcile import decide
 
 # Few values, so that they meet often.
 EMAILS = st.sampled_from([None, "a", "b", "c", "d", "e"])

@@ -10,13 +10,13 @@ import pytest
 from conftest import fetch
 from races import RACES, Said
 
-from recon import store
-from recon.clusters import Contact
-from recon.database import Connection, Database
-from recon.identifiers import Identifiers
-from recon.identify import Identify
-from recon.messages import identify_response
+from recon.api.messages import identify_response
+from recon.database.transactions import Connection, Database
+from recon.identities.identify import Identify
+from recon.rules.clusters import Contact
+from recon.rules.identifiers import Identifiers
 from recon.settings import DatabaseSettings
+from recon.sql import contacts as sql
 
 AT_ONCE = 8
 
@@ -33,7 +33,7 @@ class AllHaveRead:
         self._statement = statement
 
     async def __call__(self, connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
-        contacts = await store._contacts(connection, self._statement, batch)
+        contacts = await sql._contacts(connection, self._statement, batch)
         if self._left:
             self._left -= 1
             await self._barrier.wait()
@@ -51,7 +51,7 @@ async def _run(
         for said in before:
             await identify.write(partial(list, [_identifiers(said)]))
         # Without FOR UPDATE, which would order some of them already: what is shown is SERIALIZABLE's part.
-        monkeypatch.setattr(store, "lock_clusters", AllHaveRead(len(at_once), store.FETCH_CLUSTERS))
+        monkeypatch.setattr(sql, "lock_clusters", AllHaveRead(len(at_once), sql.FETCH_CLUSTERS))
         return await asyncio.gather(
             *(identify.write(partial(list, [_identifiers(said)])) for said in at_once), return_exceptions=True
         )

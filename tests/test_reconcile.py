@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from recon.clusters import Clusters, Contact, Identity, consolidate
-from recon.identifiers import Identifiers
-from recon.reconcile import Reason, decide
+from recon.rules.clusters import Clusters, Contact, Identity, consolidate
+from recon.rules.identifiers import Identifiers
+from recon.rules.reconcile import Reason, decide
 
 
 def said(email: str | None = None, phone: str | None = None) -> Identifiers:

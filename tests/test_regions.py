@@ -12,9 +12,9 @@ from catalog import catalog
 from conftest import MakeClient, Process, StartRecon, execute, fetch, recon
 from test_migrations import MIGRATED, OLD, ROWS, contacts, prepare
 
-from recon import localpg
+from recon.database.embedded import data_folder
+from recon.database.upgrade import apply_schema_to
 from recon.errors import SchemaMismatch
-from recon.upgrade import apply_schema_to
 
 PLAIN = "INSERT INTO contact (phone_number) VALUES ('(201) 555-0123')"
 AMERICAN = "INSERT INTO contact (phone_number, phone_key) VALUES ('(201) 555-0123', '12015550123')"
@@ -233,7 +233,7 @@ async def test_a_process_waits_for_the_migration(workers: int, start_recon: Star
 async def test_the_embedded_database_is_migrated_at_start_up(tmp_path: Path, start_recon: StartRecon) -> None:
     """An old data folder works with the new version at once, and the log says what was done."""
     data = tmp_path / "data"
-    with localpg.running(data) as url:
+    with data_folder.running(data) as url:
         await execute(url, OLD["1_first"], *ROWS)
 
     process = start_recon("--data-dir", str(data), env=os.environ | {"RECON_LOG_FORMAT": "json"})
@@ -247,7 +247,7 @@ async def test_the_embedded_database_is_migrated_at_start_up(tmp_path: Path, sta
 def test_the_embedded_database_refuses_another_region(tmp_path: Path) -> None:
     """Match keys without a region are not served with one: a clear line, and the data folder stays as it is."""
     data = tmp_path / "data"
-    with localpg.running(data) as url:
+    with data_folder.running(data) as url:
         asyncio.run(execute(url, OLD["1_last"], PLAIN))
 
     done = recon("serve", "--port", "0", "--data-dir", str(data), "--default-region", "US")

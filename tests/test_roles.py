@@ -13,10 +13,10 @@ import pytest
 from conftest import MakeClient, StartRecon, execute, fetch, recon
 from test_conformance import SCENARIOS, expect_scenario
 
-from recon.database import Database
-from recon.definitions import SCHEMA
+from recon.database.definitions import SCHEMA
+from recon.database.schema import grants
+from recon.database.transactions import Database
 from recon.errors import SchemaMismatch, Unavailable
-from recon.schema import grants
 
 OPERATIONS = (Path(__file__).parent.parent / "docs/operations.md").read_text()
 PASSWORD = "a-good-password"  # noqa: S105 (the page's)

@@ -240,7 +240,7 @@ async def _accepts(port: int) -> bool:
 def test_with_a_database_given_the_embedded_one_is_never_imported(database_url: str) -> None:
     """With DATABASE_URL neither localpg nor the package behind it is loaded."""
     script = (
-        "import contextlib, sys; from recon.cli import main\n"
+        "import contextlib, sys; from recon.cli.main import main\n"
         "with contextlib.suppress(SystemExit): main(['check'])\n"
         "print([name for name in sys.modules if 'localpg' in name or 'pgserver' in name])"
     )

@@ -7,10 +7,10 @@ import asyncpg
 import pytest
 from conftest import execute
 
-from recon import store
-from recon.clusters import Contact
-from recon.database import Connection
-from recon.identifiers import Identifiers
+from recon.database.transactions import Connection
+from recon.rules.clusters import Contact
+from recon.rules.identifiers import Identifiers
+from recon.sql import contacts as sql
 
 ROWS = """
 INSERT INTO contact (email, phone_number, linked_id, link_precedence)
@@ -19,7 +19,7 @@ VALUES ('a', '+1 23', NULL, 'primary'), ('b', '+4 56', 1, 'secondary')
 Fetch = Callable[[Connection, Sequence[Identifiers]], Awaitable[list[Contact]]]
 
 
-@pytest.mark.parametrize("fetch", [store.fetch_clusters, store.fetch_small_clusters, store.lock_clusters])
+@pytest.mark.parametrize("fetch", [sql.fetch_clusters, sql.fetch_small_clusters, sql.lock_clusters])
 async def test_a_contact_has_the_values_of_the_columns_of_its_name(fetch: Fetch, database_url: str) -> None:
     """Each field of a contact but its rank is the column with this name, in all statements that fetch contacts."""
     await execute(database_url, ROWS)

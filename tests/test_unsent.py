@@ -12,9 +12,9 @@ from aiohttp import web
 from conftest import StartRecon
 from test_protocol import GET, tls, trusting_everybody, until_serving  # noqa: F401 (tls is a fixture)
 
-from recon.protocol import Connection, Limits
-from recon.response import HEADERS, JsonResponse
-from recon.unsent import Sender, Unsent
+from recon.http.responses import HEADERS, JsonResponse
+from recon.http.unsent import Sender, Unsent
+from recon.server.protocol import Connection, Limits
 
 KB = 1024
 MB = 1024 * KB

@@ -17,9 +17,11 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from recon import app, cli, store
-from recon.identifiers import Identifiers
-from recon.identify import Answer, Identify, Outcome
+from recon import app
+from recon.cli import main
+from recon.identities.identify import Answer, Identify, Outcome
+from recon.rules.identifiers import Identifiers
+from recon.sql import contacts as sql
 
 # A request's way through recon, in its order.
 READ_WAIT = "waiting for the read pass before it"
@@ -52,7 +54,7 @@ now = time.perf_counter  # the same clock in all processes, so that another can 
 
 def step_of(statement: str) -> str | None:
     """Which step a statement is, as recon sends it and as PostgreSQL logs it."""
-    known = {store.FETCH_SMALL_CLUSTERS: FETCH, store.LOCK_CLUSTERS: LOCK, store.CHANGE_CONTACTS: CHANGE}
+    known = {sql.FETCH_SMALL_CLUSTERS: FETCH, sql.LOCK_CLUSTERS: LOCK, sql.CHANGE_CONTACTS: CHANGE}
     said = statement.split()
     for text, step in known.items():
         if text.split() == said:
@@ -189,6 +191,6 @@ if __name__ == "__main__":
     clocks = Clocks()
     clocks.put_on()
     try:
-        cli.main(prog_name="recon")
+        main.main(prog_name="recon")
     finally:
         print(RESULT + json.dumps(clocks.shown, default=list), flush=True)  # noqa: T201 (what it is for)

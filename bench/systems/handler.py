@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic_core import to_json
 
 from bench.load import people
-from recon.messages import IdentifyRequest, IdentifyResponse
+from recon.api.messages import IdentifyRequest, IdentifyResponse
 
 BACKLOG = 2048  # as recon's
 ANSWER = to_json(

@@ -12,9 +12,9 @@ import asyncpg
 
 from bench.load import people
 from bench.load.watch import cpu_seconds
-from recon import localpg
-from recon.identifiers import plain_key
-from recon.schema import apply_schema
+from recon.database.embedded import data_folder
+from recon.database.schema import apply_schema
+from recon.rules.identifiers import plain_key
 
 DATABASE = "bench"
 CONNECTIONS = 300  # 256 clients of pgbench and some; the server's default is 100
@@ -167,11 +167,11 @@ class Postgres:
 @contextmanager
 def running(data_dir: Path) -> Iterator[Postgres]:
     """A server with its data in `data_dir`, with the package's defaults but for connections and WAL files."""
-    with localpg.running(data_dir):
+    with data_folder.running(data_dir):
         pass  # it has made the data now, and reads its configuration at the next start
     with (data_dir / "postgresql" / "postgresql.conf").open("a") as configuration:
         configuration.write(f"max_connections = {CONNECTIONS}\nmin_wal_size = {WAL_FILES * 16}MB\n")
-    with localpg.running(data_dir) as url:
+    with data_folder.running(data_dir) as url:
         asyncio.run(_use_wal_files(url))
         yield Postgres(url)
 

@@ -14,8 +14,8 @@ import uvloop
 
 from bench.load import people
 from bench.load.wrk import GRACE, LoadFailed, cpu_of_children
-from recon.database import SESSION, Connection
-from recon.postmaster import programs
+from recon.database.embedded.postmaster import programs
+from recon.database.transactions import SESSION, Connection
 
 ROWS = 200_000  # in the table before, so that conflicts are as rare as in a shop's grown table
 MAX_TRIES = 200  # as recon's retry_limit

@@ -1,0 +1,108 @@
+"""POST /identify: body → identifiers → identify → JSON."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from recon.api.messages import IdentifyRequest, IdentifyResponse, request_parser
+from recon.http.endpoints import Endpoint, content
+from recon.http.responses import JsonResponse, unsupported_encoding
+from recon.identities.identify import Answer
+from recon.rules.identifiers import Identifiers
+from recon.settings import Settings
+
+_JSON = "application/json"
+_ENCODINGS = {"gzip", "deflate", "identity"}
+_UTF_8 = {"utf-8", "utf8", "us-ascii"}
+
+_REQUEST_EXAMPLES = {
+    "both": {
+        "summary": "An email and a phone number",
+        "value": {"email": "lorraine@hillvalley.edu", "phoneNumber": "123456"},
+    },
+    "another-email": {
+        "summary": "The same phone number with another email: one person",
+        "value": {"email": "mcfly@hillvalley.edu", "phoneNumber": "123456"},
+    },
+    "phone-only": {"summary": "A phone number alone, as a number", "value": {"phoneNumber": 123456}},
+}
+_ANSWER_EXAMPLE = {
+    "contact": {
+        "primaryContactId": 1,
+        "primaryContatctId": 1,
+        "emails": ["lorraine@hillvalley.edu", "mcfly@hillvalley.edu"],
+        "phoneNumbers": ["123456"],
+        "secondaryContactIds": [2],
+    }
+}
+_LINKS = {
+    "again": {
+        "description": "Sending a request again, after a 503 for instance, adds nothing and finds the same identity.",
+        "operationId": "identify",
+        "requestBody": "$request.body",
+    }
+}
+
+
+def endpoints(identify: Callable[[Identifiers], Awaitable[Answer]], settings: Settings) -> list[Endpoint]:
+    """The endpoint that answers with what `identify` says."""
+    return [
+        Endpoint(
+            method="POST",
+            path="/identify",
+            handler=identify_handler(identify, settings),
+            scope="identify",
+            cors=True,
+            summary="Link an email and a phone number, and return the whole identity",
+            operation=_operation(),
+            problems=(400, 414, 431, 503),
+        )
+    ]
+
+
+def _operation() -> dict[str, Any]:
+    answer = content("The whole identity.", _JSON, IdentifyResponse)
+    answer["content"][_JSON]["example"] = _ANSWER_EXAMPLE
+    answer["links"] = _LINKS
+    return {
+        "tags": ["identity"],
+        "operationId": "identify",
+        "description": "Files an email, a phone number, or both with everything known about that person, and answers "
+        "with the whole identity. Sending a request again adds nothing.",
+        "requestBody": {
+            "required": True,
+            "content": {_JSON: {"schema": IdentifyRequest, "examples": _REQUEST_EXAMPLES}},
+        },
+        "responses": {"200": answer},
+    }
+
+
+def identify_handler(
+    identify: Callable[[Identifiers], Awaitable[Answer]], settings: Settings
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The handler that answers with what `identify` says of the request's identifiers."""
+    parse = request_parser(strict=settings.strict, default_region=settings.default_region)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        """File an email, a phone number, or both, and answer with the whole identity."""
+        _require_json(request)
+        try:
+            body = await request.read()
+        except (web.RequestPayloadError, ConnectionError):  # the latter when the client left in the middle of it
+            raise web.HTTPBadRequest(text="The body is not as its headers say.") from None
+        return JsonResponse(await identify(parse(body)))
+
+    return handler
+
+
+def _require_json(request: web.Request) -> None:
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING)
+    if encoding is not None and encoding.lower() not in _ENCODINGS:
+        raise unsupported_encoding()
+    if request.headers.get("Content-Type") == _JSON:  # nearly always: then there is nothing to parse
+        return
+    kind = request.content_type
+    is_json = kind == _JSON or (kind.startswith("application/") and kind.endswith("+json"))
+    if not is_json or (request.charset or "utf-8").lower() not in _UTF_8:
+        raise web.HTTPUnsupportedMediaType(text="The body must be JSON in UTF-8, with Content-Type: application/json.")

@@ -1,0 +1,183 @@
+"""The OpenAPI document, made from the endpoints' records, and the page that shows it."""
+
+import re
+from collections.abc import AsyncIterator, Iterable
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any
+
+from aiohttp import web
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+
+from recon import __version__
+from recon.http.endpoints import Endpoint, content
+from recon.http.middleware import Handler
+from recon.http.problems import Problem
+from recon.http.unsent import PART
+
+_PROBLEMS = {
+    400: "The body is not JSON, or not an email or a phone number. `errors` says where.",
+    401: "There is no API key with the request, or not one that recon knows.",
+    403: "The API key lacks the scope that the request needs.",
+    408: "The body did not arrive in time.",
+    413: "The body is larger than the server takes.",
+    414: "The request's target is too long.",
+    415: "The body is not declared as JSON in UTF-8, or is compressed with something else than gzip or deflate.",
+    421: "recon does not serve the host that the request names.",
+    431: "The request's head is too large.",
+    503: "The database is away or too much is waiting. Nothing is lost by sending the request again.",
+}
+
+
+def document(endpoints: Iterable[Endpoint], *, with_keys: bool = False, strict: bool = False) -> dict[str, Any]:
+    """Make the OpenAPI 3.1 document of the endpoints that have an operation.
+
+    `with_keys` and `strict` tell whether API keys are needed and whether requests are checked strictly.
+    """
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        if endpoint.operation is not None:
+            paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, with_keys=with_keys)
+    models: dict[str, type] = {}
+    paths = _with_references(paths, models)
+    components: dict[str, Any] = {"schemas": _schemas(models.values())}
+    if strict:
+        components["schemas"]["IdentifyRequest"]["additionalProperties"] = False
+    if with_keys:
+        components["securitySchemes"] = {
+            "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key of recon: `recon_…`."}
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "recon",
+            "version": __version__,
+            "summary": "Tells a shop which of its customers are the same person.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "paths": paths,
+        "components": components,
+    }
+
+
+def _operation(endpoint: Endpoint, *, with_keys: bool) -> dict[str, Any]:
+    """The endpoint's operation, and what follows from the rest of its record."""
+    operation = {"summary": endpoint.summary} | (endpoint.operation or {})
+    statuses = set(endpoint.problems)
+    if not endpoint.any_host:
+        statuses.add(421)
+    if "requestBody" in operation:
+        statuses |= {408, 413, 415}
+    if with_keys and endpoint.scope is not None:
+        operation["security"] = [{"apiKey": [endpoint.scope]}]
+        statuses |= {401, 403}
+    operation["responses"] = operation["responses"] | {str(status): _problem(status) for status in sorted(statuses)}
+    described = operation.get("parameters", [])
+    names = set(re.findall(r"\{(\w+)\}", endpoint.path)) - {each["name"] for each in described if each["in"] == "path"}
+    if names:
+        text = {"type": "string"}
+        derived = [{"name": name, "in": "path", "required": True, "schema": text} for name in sorted(names)]
+        operation["parameters"] = derived + described
+    return operation
+
+
+def _problem(status: int) -> dict[str, Any]:
+    response = content(_PROBLEMS[status], "application/problem+json", Problem)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+    return response
+
+
+def _with_references(part: Any, models: dict[str, type]) -> Any:
+    """The part of a document with a reference in place of each model; the models are added to `models`."""
+    if isinstance(part, type):
+        models[part.__name__] = part
+        return {"$ref": f"#/components/schemas/{part.__name__}"}
+    if isinstance(part, dict):
+        return {name: _with_references(value, models) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_with_references(value, models) for value in part]
+    return part
+
+
+def _schemas(models: Iterable[type]) -> dict[str, Any]:
+    _, schemas = TypeAdapter.json_schemas(
+        [(model, "validation", TypeAdapter(model)) for model in models],
+        ref_template="#/components/schemas/{model}",
+    )
+    return dict(schemas.get("$defs", {}))
+
+
+# The page has no script of its own in it, so that its policy need not allow any.
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>recon</title>
+<link rel="icon" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="docs"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+_START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#docs", deepLinking: true, tryItOutEnabled: true});
+"""
+_ASSETS = {
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+    "favicon-32x32.png": "image/png",
+}
+# What the page may load and do: its own files, pictures that are in its style sheet, and requests to recon. Swagger
+# UI sets styles from its script, for which no policy need allow any in the page.
+_SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_A_DAY = "public, max-age=86400"
+
+
+def endpoints(described: Iterable[Endpoint], *, with_keys: bool = False, strict: bool = False) -> list[Endpoint]:
+    """The document at /openapi.json, the page at /docs, and what the page needs; open to all, as it has no secrets."""
+    static = files("swagger_ui") / "static"
+    published = to_json(document(described, with_keys=with_keys, strict=strict))
+    assets = {name: _fixed((static / name).read_bytes(), kind, _A_DAY) for name, kind in _ASSETS.items()}
+    assets["start.js"] = _fixed(_START.encode(), "text/javascript")
+    return [
+        _get("/", _redirect_to_docs, "Redirect to `/docs`"),
+        _get("/openapi.json", _fixed(published, "application/json"), "OpenAPI document"),
+        _get("/docs", _fixed(_PAGE.encode(), "text/html"), "Documentation of the API, with forms to try it"),
+        *(_get(f"/docs/{name}", handler) for name, handler in assets.items()),
+    ]
+
+
+def _get(path: str, handler: Handler, summary: str = "") -> Endpoint:
+    return Endpoint(method="GET", path=path, handler=handler, summary=summary)
+
+
+async def _redirect_to_docs(_: web.Request) -> web.Response:
+    return web.Response(status=302, headers={"Location": "/docs"})
+
+
+def _fixed(body: bytes, media_type: str, cache: str = "no-cache") -> Handler:
+    charset = "utf-8" if media_type.startswith("text/") else None
+    headers = {"Cache-Control": cache, "Content-Length": str(len(body))} | _SECURITY
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(body=_in_parts(body), content_type=media_type, charset=charset, headers=headers)
+
+    return handler
+
+
+async def _in_parts(body: bytes) -> AsyncIterator[bytes]:
+    """The parts of a body, each made when the client has taken the one before; a slow client keeps none of the rest."""
+    for start in range(0, len(body), PART):
+        yield body[start : start + PART]

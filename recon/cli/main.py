@@ -1,0 +1,203 @@
+"""The command `recon`: one short function a subcommand."""
+
+import asyncio
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import SecretStr
+
+from recon import __version__, keys, signals
+from recon.cli.options import GroupedCommand, load_settings, settings_options, variables_alone
+from recon.dsn import has_password, server_of
+from recon.errors import ReconError, Unreachable
+from recon.quantities import quantity
+from recon.server import listening
+from recon.settings import Settings, database_url
+
+log = logging.getLogger(__name__)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="recon")
+def main() -> None:
+    """Tell a shop which of its customers are the same person."""
+    signals.exit_when_received()
+
+
+@contextmanager
+def database_of(settings: Settings, *, create: bool = True) -> Iterator[Settings]:
+    """The settings with a database URL: the one they have, or that of an embedded PostgreSQL, running meanwhile.
+
+    Without `create`, a data folder that does not exist is an error.
+    """
+    if settings.database_url is not None:
+        server = server_of(settings.database_url.get_secret_value())
+        log.info("using the database %s at %s", server.database, server.hosts)
+        yield settings
+        return
+    from recon.database.embedded import data_folder  # only here: with a database given it is never imported
+
+    with data_folder.running(settings.data_dir, create=create) as url:
+        log.info("using an embedded PostgreSQL; its data is in %s", settings.data_dir)
+        yield settings.model_copy(update={"database_url": SecretStr(url)})
+
+
+@main.command(cls=GroupedCommand, epilog=variables_alone())
+@settings_options()
+def serve(**options: Any) -> None:
+    """Serve POST /identify."""
+    settings = load_settings(options)
+    _configure_logs(settings)
+    is_embedded = settings.database_url is None
+    if options["database_url"] and has_password(options["database_url"]):
+        log.warning("everybody on this machine can see the password in --database-url; RECON_DATABASE_URL hides it")
+    with _failing_clearly():
+        listening.check(settings)  # before a database is started for nothing
+        listening.require_free_port(settings)
+    with (
+        _announcing_the_end(),
+        _failing_clearly(),
+        _shared_metrics(settings.workers),
+        database_of(settings) as settings,
+    ):
+        if is_embedded:
+            _migrate(settings)
+        from recon.server.processes import (
+            serve as run,  # after _shared_metrics, which prometheus-client reads on import
+        )
+
+        run(settings)
+
+
+def _migrate(settings: Settings) -> None:
+    """Migrate the database of the embedded PostgreSQL, which nobody else does."""
+    from recon.database.upgrade import migrate_to
+
+    for done in asyncio.run(migrate_to(database_url(settings), settings.default_region)):
+        log.info("the embedded PostgreSQL: %s", done)
+
+
+@main.command()
+@settings_options("database_url", "data_dir", "default_region")
+def check(**options: Any) -> None:
+    """Scan the database for broken invariants; exit 1 when there is one."""
+    settings = load_settings(options)
+    from recon.sql import invariants
+
+    with _failing_clearly(), database_of(settings, create=False) as settings:
+        violations, summary = asyncio.run(invariants.check(database_url(settings), settings.default_region))
+    for violation in violations:
+        click.echo(violation)
+    click.echo(f"{summary}: {quantity(len(violations), 'violation') if violations else 'no violations'}")
+    sys.exit(1 if violations else 0)
+
+
+@main.command()
+@click.option(
+    "--apply",
+    is_flag=True,
+    help="Create it in the database, migrate an older one, or add what is missing, instead of printing it.",
+)
+@click.option("--grant", metavar="ROLE", help="Also let this role serve, which needs to own nothing.")
+@settings_options("database_url", "data_dir", "default_region")
+def schema(*, apply: bool, grant: str | None, **options: Any) -> None:
+    """Print the schema, as SQL."""
+    from recon.database.schema import script
+    from recon.database.upgrade import apply_schema_to
+
+    settings = load_settings(options)
+    if not apply:
+        click.echo(script(grant, settings.default_region))
+        return
+    with _failing_clearly(), database_of(settings) as settings:
+        done = asyncio.run(apply_schema_to(database_url(settings), grant, settings.default_region))
+    click.echo("\n".join(done) or "the schema is there already")
+
+
+@main.command()
+@settings_options("data_dir")
+@click.confirmation_option("--yes", prompt="Delete all contacts?", help="Do not ask.")
+def reset(**options: Any) -> None:
+    """Delete the data of the embedded PostgreSQL."""
+    from recon.database.embedded import data_folder
+
+    data_dir = load_settings(options).data_dir
+    with _failing_clearly():
+        deleted = data_folder.remove(data_dir)
+    click.echo(f"deleted the data in {data_dir}" if deleted else f"there is no data in {data_dir}")
+
+
+@main.command()
+@click.option("--name", required=True, metavar="NAME", help="Whose it is; the log says it of each request.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(keys.SCOPES),
+    default=["identify"],
+    show_default=True,
+    help="What it allows: identify, read (metrics), or admin for everything. Can be given several times.",
+)
+@click.option("--append", type=click.Path(path_type=Path), metavar="FILE", help="Add the line to this file of keys.")
+def key(name: str, scopes: tuple[str, ...], append: Path | None) -> None:
+    """Make an API key: print its secret, this once, and the line that the file of keys needs."""
+    with _failing_clearly():
+        secret, line = keys.new_key(name, scopes)
+        if append is not None:
+            keys.append(append, line)
+    click.echo(secret)
+    if append is None:
+        click.echo(line)
+
+
+def _configure_logs(settings: Settings) -> None:
+    from recon import logs
+
+    logs.configure(settings)
+
+
+@contextmanager
+def _failing_clearly() -> Iterator[None]:
+    """End the command with one line, not a traceback, for what its user can do something about."""
+    try:
+        yield
+    except (ReconError, OSError, RuntimeError) as error:
+        click.echo(f"recon: {error.reason if isinstance(error, Unreachable) else error}", err=True)
+        sys.exit(1)
+
+
+@contextmanager
+def _announcing_the_end() -> Iterator[None]:
+    """Log that recon has stopped, after all clean-up, unless it has failed."""
+    owner = os.getpid()
+    try:
+        yield
+    except SystemExit as end:
+        if os.getpid() == owner and end.code in signals.EXIT_CODES:
+            log.info("recon has stopped")
+        raise
+    log.info("recon has stopped")
+
+
+@contextmanager
+def _shared_metrics(workers: int) -> Iterator[None]:
+    """For several processes: a folder where prometheus-client adds up what each has counted."""
+    if workers == 1:
+        yield
+        return
+    owner = os.getpid()
+    folder = tempfile.mkdtemp(prefix="recon-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:  # and not a worker process, forked from it, that unwinds the same stack
+            shutil.rmtree(folder, ignore_errors=True)

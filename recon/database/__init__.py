@@ -1,0 +1,1 @@
+"""PostgreSQL itself: sessions, transactions, schema. Nothing here knows contacts."""

@@ -1,0 +1,98 @@
+"""Who may ask: API keys at each handler's door, and pages of other origins. What is off costs a request nothing."""
+
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+
+from recon import metrics
+from recon.errors import Forbidden, Unauthorized
+from recon.http import middleware
+from recon.http.responses import REQUEST_ID
+from recon.keys import Keys
+
+Expectation = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+
+
+def allowing(keys: Keys | None, scope: str | None, handler: middleware.Handler) -> middleware.Handler:
+    """The handler, for those alone whose key has the scope; the others are refused before their body is read."""
+    if keys is None or scope is None:
+        return handler
+
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        _require(keys, scope, request)
+        return await handler(request)
+
+    guarded.__doc__ = handler.__doc__
+    return guarded
+
+
+def expectation(keys: Keys | None, scope: str | None) -> Expectation:
+    """What meets the Expect header of a guarded handler's requests: nobody is told to send a body in vain."""
+    if keys is None or scope is None:
+        return middleware.expectation
+
+    async def expected(request: web.Request) -> web.StreamResponse | None:
+        holder = keys.holder(_secret(request) or "")
+        if holder is None or scope not in holder.scopes:
+            return None  # no "100 Continue": the handler says no, and counts it
+        return await middleware.expectation(request)
+
+    return expected
+
+
+def _require(keys: Keys, scope: str, request: web.Request) -> None:
+    secret = _secret(request)
+    if secret is None:
+        metrics.count_refusal("no key")
+        raise Unauthorized
+    holder = keys.holder(secret)
+    if holder is None:
+        metrics.count_refusal("unknown key")
+        raise Unauthorized
+    request[middleware.KEY_NAME] = holder.name
+    if scope not in holder.scopes:
+        metrics.count_refusal("scope")
+        raise Forbidden
+
+
+def _secret(request: web.Request) -> str | None:
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    return secret.strip() or None if scheme.lower() == "bearer" else None
+
+
+PREFLIGHT_KEPT = "600"  # seconds a browser need not ask again
+
+
+def for_origins(origins: frozenset[str]) -> Callable[[web.Request], dict[str, str]] | None:
+    """What finds the headers by which scripts of pages from these origins may read a response (CORS), errors included.
+
+    No cookie or other credential that a browser adds by itself is ever asked for: whoever has no key has nothing.
+    """
+    if not origins:
+        return None
+
+    def headers(request: web.Request) -> dict[str, str]:
+        origin = request.headers.get("Origin")
+        if origin not in origins:
+            return {"Vary": "Origin"}
+        return {
+            "Vary": "Origin",
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Expose-Headers": f"{REQUEST_ID}, Retry-After",
+        }
+
+    return headers
+
+
+def preflight(methods: Iterable[str]) -> middleware.Handler:
+    """The handler that tells a browser what pages of other origins may send; whether they may, Allow-Origin tells."""
+    headers = {
+        "Access-Control-Allow-Methods": ", ".join(sorted(methods)),
+        "Access-Control-Allow-Headers": f"Authorization, Content-Type, {REQUEST_ID}",
+        "Access-Control-Max-Age": PREFLIGHT_KEPT,
+    }
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=204, headers=headers)
+
+    return handler

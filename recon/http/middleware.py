@@ -1,0 +1,213 @@
+"""Around each request: its id, its metrics, its line in the log, and errors as problem documents."""
+
+import asyncio
+import logging
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Collection
+from http import HTTPStatus
+from typing import Any, TypeAlias, cast
+
+from aiohttp import HttpVersion11, hdrs, web
+from pydantic_core import to_json
+
+from recon import metrics
+from recon.errors import (
+    FieldError,
+    Forbidden,
+    ForeignHost,
+    InvalidRequest,
+    ReconError,
+    ShuttingDown,
+    Unauthorized,
+    Unavailable,
+)
+from recon.http.hosts import Hosts
+from recon.http.problems import Problem
+from recon.http.responses import HEADERS, REQUEST_ID, SERVER
+from recon.logs import failures
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Count: TypeAlias = Callable[[str, int, float], None]  # what counts a request: by label, status and seconds
+
+log = logging.getLogger(__name__)
+
+# The error's class to its status: all that HTTP needs to know of recon's errors.
+STATUS = {
+    InvalidRequest: HTTPStatus.BAD_REQUEST,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    ForeignHost: HTTPStatus.MISDIRECTED_REQUEST,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+RETRY_AFTER = "1"  # seconds
+
+# What is taken over from a caller: enough for a UUID or a trace id, nothing that could forge a log line. Digits
+# alone could be a phone number, and `recon_…` an API key.
+_REQUEST_ID = re.compile(r"(?!recon_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._-]{1,64}")
+KEY_NAME = web.RequestKey("key", str)  # the name of the API key that the request came with, for the log
+
+
+def answering(
+    label: str,
+    handler: Handler,
+    *,
+    closing: asyncio.Event,
+    hosts: Hosts | None,
+    cors_headers: Callable[[web.Request], dict[str, str]] | None,
+    count: Count,
+) -> Handler:
+    """The handler with everything that is done around each request.
+
+    `label` stands for the path in metrics and the log. Once `closing` is set, each response ends its connection. With
+    `hosts`, others are refused. Not a middleware of aiohttp's: each request would pay for its chain of calls.
+    """
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        """Answer the request, whatever happens, and leave a trace of it."""
+        response: web.StreamResponse
+        wrong: Collection[FieldError] = ()
+        started = time.perf_counter()
+        request_id = request.headers.get(REQUEST_ID)
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            request_id = f"{random.getrandbits(128):032x}"
+        request[HEADERS] = {REQUEST_ID: request_id}
+        if cors_headers is not None:
+            request[HEADERS].update(cors_headers(request))
+        try:
+            if hosts is not None and (request.headers.get(hdrs.HOST) not in hosts.known or request.raw_path[0] != "/"):
+                hosts.check(request)
+            response = await handler(request)
+        except Exception as error:
+            if request.writer.output_size > 0:
+                _record_abort(request, label, error, time.perf_counter() - started)
+                # The connection ends: a second status line would become a part of the body.
+                raise ConnectionAbortedError("the response had begun") from error
+            response = _response_to(error, request_id)
+            wrong = error.errors if isinstance(error, InvalidRequest) else ()
+        if closing.is_set():
+            response.force_close()
+        seconds = time.perf_counter() - started
+        count(label, response.status, seconds)
+        _log(request, label, response.status, seconds, wrong)
+        return response
+
+    return answer
+
+
+def _response_to(error: Exception, request_id: str) -> web.Response:
+    if isinstance(error, web.HTTPException):
+        return problem_of_http(error)
+    if isinstance(error, ReconError):
+        return _problem_of(error)
+    if failures.may_be_logged():
+        log.error("a request failed", exc_info=error, extra={"request_id": request_id, **failures.left_out()})
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "recon failed; the log says where.")
+
+
+def problem(
+    status: int, detail: str | None = None, *, code: str | None = None, errors: list[FieldError] | None = None
+) -> web.Response:
+    """An RFC 9457 problem document."""
+    kind = f"urn:recon:{code}" if code else "about:blank"
+    body = Problem(type=kind, title=HTTPStatus(status).phrase, status=int(status))
+    if detail:
+        body["detail"] = detail
+    if errors:
+        body["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in errors]
+    response = web.Response(body=to_json(body), status=status, content_type="application/problem+json")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = RETRY_AFTER
+    elif status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _problem_of(error: ReconError) -> web.Response:
+    status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+    errors = error.errors if isinstance(error, InvalidRequest) else None
+    return problem(status, str(error), code=error.code, errors=errors)
+
+
+_DETAILS = {
+    HTTPStatus.NOT_FOUND: "There is nothing at this path; /docs lists what there is.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This path does not take this method; Allow lists those that it takes.",
+    HTTPStatus.EXPECTATION_FAILED: "The only expectation that recon meets is 100-continue.",  # aiohttp quotes the other
+}
+
+
+def problem_of_http(error: web.HTTPException) -> web.Response:
+    """Make the problem document of an error that aiohttp has a class for."""
+    response = problem(error.status, _DETAILS.get(HTTPStatus(error.status)) or error.text)
+    if error.status == HTTPStatus.REQUEST_TIMEOUT:
+        response.force_close()  # the rest of the body may still come
+    for name in ("Allow", "Accept-Encoding"):
+        if name in error.headers:
+            response.headers[name] = error.headers[name]
+    return response
+
+
+def _log(request: web.Request, label: str, status: int, seconds: float, wrong: Collection[FieldError]) -> None:
+    level = _LEVELS[status // 100]
+    if log.isEnabledFor(level) and (level == logging.DEBUG or failures.may_be_logged()):
+        fields = _fields(request, seconds) | {"status": status}
+        if wrong:
+            fields["errors"] = [f"{error.pointer}: {error.detail}" for error in wrong]
+        # Only the label: a path or a query that somebody made up may hold anything.
+        log.log(level, "%s %s", request.method, label, extra=fields)
+
+
+def _fields(request: web.Request, seconds: float) -> dict[str, Any]:
+    fields: dict[str, Any] = {"request_id": request[HEADERS][REQUEST_ID], "ms": round(seconds * 1000, 1)}
+    if KEY_NAME in request:
+        fields["key"] = request[KEY_NAME]
+    return fields | failures.left_out()
+
+
+def _record_abort(request: web.Request, label: str, error: Exception, seconds: float) -> None:
+    """Count and log a response that ends with its connection, because something failed after its status line."""
+    is_gone = request.transport is None or request.transport.is_closing()
+    if is_gone and isinstance(error, ConnectionError | web.HTTPBadRequest):
+        reason, level = "client", logging.DEBUG
+    elif isinstance(error, ShuttingDown):
+        reason, level = "shutdown", logging.INFO
+    else:
+        reason, level = "error", logging.WARNING if isinstance(error, ReconError) else logging.ERROR
+    metrics.count_abort(label, reason)
+    if log.isEnabledFor(level) and (level == logging.DEBUG or failures.may_be_logged()):
+        fields = _fields(request, seconds) | {"reason": reason}
+        cause = error if reason == "error" else None
+        log.log(level, "%s %s was aborted", request.method, label, exc_info=cause, extra=fields)
+
+
+# By the first digit of the status.
+_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.INFO, 5: logging.WARNING}
+
+
+async def sign(request: web.Request, response: web.StreamResponse) -> None:
+    """Finish the head of a response just before it is sent (`on_response_prepare`).
+
+    It gets the headers of every response, with recon's name where aiohttp would put its own. Where aiohttp answers by
+    itself, to a target that is no path and so meets no route (`*`), it becomes a problem document.
+    """
+    response.headers["Server"] = SERVER
+    response.headers.update(request.get(HEADERS, {}))
+    if isinstance(response, web.HTTPException):
+        told = problem_of_http(response)
+        response.body, response.content_type, response.charset = told.body, told.content_type, None
+        response.headers["Content-Length"] = str(len(cast("bytes", told.body)))
+    if request.method == hdrs.METH_HEAD:
+        request.writer.length = 0  # or aiohttp would send what the handler of a streamed response writes
+    elif request.version < HttpVersion11 and hdrs.CONNECTION not in response.headers:
+        response.force_close()  # only its end ends a body without a length, also when the client asked to keep it
+
+
+async def expectation(request: web.Request) -> web.StreamResponse | None:
+    """Meet the Expect header of a request, or refuse it as middleware cannot: it comes before that."""
+    if request.headers["Expect"].lower() != "100-continue":
+        return problem(HTTPStatus.EXPECTATION_FAILED, _DETAILS[HTTPStatus.EXPECTATION_FAILED])
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # that was not yet the answer
+    return None

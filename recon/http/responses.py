@@ -1,0 +1,81 @@
+"""A JSON answer that is sent in one piece, at a fraction of what aiohttp's own takes."""
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
+
+from recon.http.unsent import Sender
+
+REQUEST_ID = "X-Request-ID"
+# What every response to the request has: its id, and with CORS the headers for the page's origin.
+HEADERS = web.RequestKey("headers", dict[str, str])
+SERVER = "recon"  # instead of the libraries' names and versions
+# Bytes from which a body is written apart from its head instead of being copied behind it. Below, a second system call
+# takes longer than the copy.
+LARGE = 65_536
+
+
+def unsupported_encoding() -> web.HTTPUnsupportedMediaType:
+    """Make the error for a Content-Encoding that recon does not decode, whatever the libraries could."""
+    return web.HTTPUnsupportedMediaType(
+        text="The body may be compressed with gzip or deflate, or not at all.",
+        headers={"Accept-Encoding": "gzip, deflate"},
+    )
+
+
+class JsonResponse(web.StreamResponse):
+    """A 200 whose body is JSON already; `headers` takes what is to be said beside type, length, date and HEADERS.
+
+    aiohttp's Response looks in each answer for what is never there: a compression, a range, a cookie,
+    chunks, listeners (of `on_response_prepare`, for one).
+    """
+
+    _common: dict[str, str]
+    _protocol: object
+    _writer: AbstractStreamWriter
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self._json = body
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """Take over the connection; the head is sent together with the body."""
+        if self._keep_alive is None:
+            self._keep_alive = request.keep_alive
+        if not self._keep_alive:
+            self.headers["Connection"] = "close"
+        elif request.version.minor == 0:
+            self.headers["Connection"] = "keep-alive"
+        self._common = request[HEADERS]
+        self._protocol = request.protocol
+        self._writer = request.writer
+        return self._writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the answer."""
+        more = ""
+        for name, value in self._common.items():
+            more += f"{name}: {value}\r\n"
+        if self.headers:  # hardly ever
+            more += "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        head = (
+            f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(self._json)}\r\n"
+            f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER}\r\n{more}\r\n"
+        )
+        if len(self._json) < LARGE:
+            await self._writer.write_eof(head.encode() + self._json + data)
+        else:
+            await self._write_large(head.encode())
+
+    async def _write_large(self, head: bytes) -> None:
+        if isinstance(self._protocol, Sender):
+            await self._protocol.unsent.room()
+            await self._writer.write(head)
+            await self._protocol.send_large(self._json, self._write_part)
+        else:  # a server that is not recon's, in a test
+            await self._writer.write(head + self._json)
+        await self._writer.write_eof()
+
+    async def _write_part(self, part: bytes) -> None:
+        await self._writer.write(part)
+        await self._writer.drain()

@@ -1,0 +1,1 @@
+"""Operations on identities: requests become batches, batches become transactions."""

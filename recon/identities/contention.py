@@ -1,0 +1,87 @@
+"""What a write batch does about rows that another session holds: it goes on without the requests that need them.
+
+Every writer waits for the one that has the lane, so that one never waits long. A row of `contact` may be held for
+minutes: by an operator's open transaction, or by another program.
+"""
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from recon.database.transactions import Connection
+from recon.rules.clusters import Cluster, Clusters
+from recon.rules.identifiers import Identifiers
+from recon.rules.reconcile import Plan, Reason, decide
+from recon.sql import contacts as sql
+
+
+class Held(NamedTuple):
+    """Instead of an answer: another session holds this row of `contact`, which the request needs."""
+
+    row: int
+
+
+# From a batch and the most contacts in its answers to what is to be done, and for each request whether it has to wait;
+# nothing for none of them.
+Choose: TypeAlias = Callable[[Connection, Sequence[Identifiers], float], Awaitable[tuple[Plan, list[Held | None]]]]
+
+
+async def everything(
+    connection: Connection, batch: Sequence[Identifiers], most: float
+) -> tuple[Plan, list[Held | None]]:
+    """Decide all requests, with the roots of their clusters locked; raises RowsHeld when one is held too long."""
+    clusters = Clusters(await sql.lock_clusters(connection, batch))
+    return decide(batch, clusters, most), []
+
+
+async def what_is_free(
+    connection: Connection, batch: Sequence[Identifiers], most: float
+) -> tuple[Plan, list[Held | None]]:
+    """Decide the requests whose rows no other session holds, with these rows locked.
+
+    Without the others the rest may need other rows, so this is tried until all that it needs is free.
+    """
+    held: list[Held | None] = [None] * len(batch)
+    while True:
+        places = [place for place, row in enumerate(held) if row is None]
+        free = [batch[place] for place in places]
+        clusters = Clusters(await sql.fetch_clusters(connection, free))
+        contacts = [contact for cluster in clusters.all for contact in cluster.contacts]
+        touched = _roots(free, clusters)
+        plan = decide(free, clusters, most)
+        # A merge changes all rows of a cluster, not its root alone.
+        relinked = {root for root, _ in plan.relinks}
+        root_of = {contact.id: contact.linked_id for contact in contacts if contact.linked_id in relinked}
+        needed = {row for row in root_of if row is not None}.union(*touched)
+        rows = await sql.lock_free_rows(connection, needed) if needed else set()
+        if not rows:
+            return plan, held
+        merging = {nth for nth, decision in enumerate(plan.decisions) if decision.reason is Reason.MERGED}
+        for row in rows:
+            about = {nth for nth, roots in enumerate(touched) if root_of.get(row, row) in roots}
+            # A secondary is only in the way of a merge. (Rows of other programs merge without being asked to.)
+            for nth in (about & merging or about) if row in root_of else about:
+                held[places[nth]] = Held(row)
+
+
+def _roots(requests: Sequence[Identifiers], clusters: Clusters) -> list[set[int]]:
+    """The rows that stand for the clusters that each request touches."""
+    roots: defaultdict[Cluster, set[int]] = defaultdict(set)
+    for cluster in clusters.all:
+        if cluster.root is not None:
+            roots[cluster.current()].add(cluster.root)
+    return [{root for cluster in clusters.of(request) if cluster for root in roots[cluster]} for request in requests]
+
+
+def merged(answers: Sequence[bytes], held: Sequence[Held | None]) -> list[bytes | Held]:
+    """The outcome of each request, in order, up to the first that was left undecided."""
+    if not held:
+        return [*answers]
+    following = iter(answers)
+    outcomes: list[bytes | Held] = []
+    for row in held:
+        outcome = row or next(following, None)
+        if outcome is None:
+            break
+        outcomes.append(outcome)
+    return outcomes

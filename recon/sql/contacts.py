@@ -1,0 +1,212 @@
+"""All SQL about contacts. Each statement is a named constant above the function that runs it."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from recon.database.transactions import Connection
+from recon.rules.clusters import Contact
+from recon.rules.identifiers import Identifiers
+
+# An identity with more contacts is large. The read pass fetches one more than that of each identity, which tells the
+# large ones apart, and bounds what a batch reads and answers: 512 requests with two identities each, a few
+# milliseconds for each thousand contacts. Few people have ten.
+LARGE = 100
+
+# The roots of the clusters that the given emails and phone keys touch: the ids that their rows link to.
+_ROOTS = """
+    root AS MATERIALIZED (
+        SELECT coalesce(linked_id, id) AS id FROM contact WHERE email = ANY ($1::text[]) AND deleted_at IS NULL
+        UNION ALL
+        SELECT coalesce(linked_id, id) FROM contact WHERE phone_key = ANY ($2::text[]) AND deleted_at IS NULL
+    )"""
+
+# A contact's columns have the names of its fields. They are selected by these names, in the order of the fields, so
+# that a row is a contact's values behind its rank: looking up each value by name would take 150 ns more a contact.
+_COLUMNS = ", ".join(field.name for field in fields(Contact) if field.name != "rank")
+
+# All their live rows, oldest first: `Contact.rank` is the place in this order.
+_MEMBERS = f"""
+    SELECT {_COLUMNS}
+    FROM (
+        SELECT * FROM contact WHERE id = ANY (ARRAY(SELECT id FROM {{roots}}))
+        UNION ALL
+        SELECT * FROM contact WHERE linked_id = ANY (ARRAY(SELECT id FROM {{roots}}))
+    ) AS member
+    WHERE deleted_at IS NULL
+    ORDER BY created_at, id"""
+
+# Everything about the identities that a batch asks for, as one statement and one snapshot.
+FETCH_CLUSTERS = f"""
+WITH {_ROOTS}
+{_MEMBERS.format(roots="root")}
+"""
+
+
+async def fetch_clusters(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
+    """The contacts of every cluster that the batch touches, oldest first."""
+    return await _contacts(connection, FETCH_CLUSTERS, batch)
+
+
+# Read pass: the same for small identities; of a large one, only LARGE + 1 contacts or a few more. Each walk along an
+# index ends there, so a phone number that 10,000 contacts share costs no more than one that 100 share.
+_FIRST = f"SELECT coalesce(linked_id, id) AS id FROM contact WHERE deleted_at IS NULL AND {{}} LIMIT {LARGE + 1}"
+_SMALL_ROOTS = f"""
+    root AS MATERIALIZED (
+        SELECT found.id FROM unnest($1::text[]) AS given (email),
+            LATERAL ({_FIRST.format("contact.email = given.email")}) AS found
+        UNION ALL
+        SELECT found.id FROM unnest($2::text[]) AS given (phone_key),
+            LATERAL ({_FIRST.format("contact.phone_key = given.phone_key")}) AS found
+    )"""
+FETCH_SMALL_CLUSTERS = f"""
+WITH {_SMALL_ROOTS}
+SELECT {_COLUMNS}
+FROM (SELECT DISTINCT id FROM root) AS root (root_id), LATERAL (
+    SELECT * FROM contact WHERE id = root_id AND deleted_at IS NULL
+    UNION ALL
+    (SELECT * FROM contact WHERE linked_id = root_id AND deleted_at IS NULL LIMIT {LARGE + 1})
+) AS member
+ORDER BY created_at, id
+"""
+
+
+async def fetch_small_clusters(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
+    """The contacts of every cluster that the batch touches, oldest first; more than LARGE of one are not all."""
+    return await _contacts(connection, FETCH_SMALL_CLUSTERS, batch)
+
+
+# Which cluster each identifier of a batch leads to, for the batches that touch a large identity. One is enough: where
+# rows of other programs share an identifier across clusters, these are merged by the request that meets them.
+_ROOT_OF = "SELECT coalesce(linked_id, id) FROM contact WHERE deleted_at IS NULL AND {} LIMIT 1"
+FIND_ROOTS = f"""
+SELECT ({_ROOT_OF.format("contact.email = given.email")}), ({_ROOT_OF.format("contact.phone_key = given.phone_key")})
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS given (email, phone_key, place)
+ORDER BY place
+"""
+
+
+async def find_roots(connection: Connection, batch: Sequence[Identifiers]) -> list[frozenset[int]]:
+    """The roots of the clusters that each request touches, none to two."""
+    rows = await connection.fetch(
+        FIND_ROOTS, [request.email for request in batch], [request.phone_key for request in batch]
+    )
+    return [frozenset(root for root in row if root is not None) for row in rows]
+
+
+# Write pass: the same, holding each cluster's root row so that no one else changes the cluster.
+# The root stands for its whole cluster: whoever inserts into a cluster or relinks it takes its root
+# first, so a cluster of 10,000 rows costs one lock and not 10,000.
+LOCK_CLUSTERS = f"""
+WITH {_ROOTS},
+    locked AS MATERIALIZED (
+        SELECT id FROM contact
+        WHERE id = ANY (ARRAY(SELECT id FROM root))
+        ORDER BY id  -- one order everywhere, so no deadlocks
+        FOR UPDATE
+    )
+{_MEMBERS.format(roots="locked")}
+"""
+
+
+async def lock_clusters(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
+    """The contacts of every cluster that the batch touches, oldest first, locked until COMMIT."""
+    return await _contacts(connection, LOCK_CLUSTERS, batch)
+
+
+# When another session holds a row that a batch needs: lock the rows that are free, without waiting for the others.
+LOCK_FREE_ROWS = """
+SELECT id FROM contact WHERE id = ANY ($1::bigint[])
+ORDER BY id  -- one order everywhere, so no deadlocks
+FOR UPDATE SKIP LOCKED
+"""
+
+
+async def lock_free_rows(connection: Connection, ids: set[int]) -> set[int]:
+    """Lock these rows, but for those that another session holds, which are returned."""
+    return ids - {row["id"] for row in await connection.fetch(LOCK_FREE_ROWS, sorted(ids))}
+
+
+# Ends when the session that holds the row has ended its transaction.
+WAIT_FOR_ROW = "SELECT FROM contact WHERE id = $1::bigint FOR UPDATE"
+
+
+async def wait_for_row(connection: Connection, row: int) -> None:
+    """Return when no other session holds this row any more."""
+    await connection.execute(WAIT_FOR_ROW, row)
+
+
+# The lock on the table that every writer takes.
+WAIT_FOR_TABLE = "UPDATE contact SET updated_at = updated_at WHERE false"
+
+
+async def wait_for_table(connection: Connection) -> None:
+    """Return when no other session keeps writers from the whole table."""
+    await connection.execute(WAIT_FOR_TABLE)
+
+
+async def _contacts(connection: Connection, statement: str, batch: Sequence[Identifiers]) -> list[Contact]:
+    # Sets, as many concurrent requests may be about the same person.
+    emails = list({request.email for request in batch if request.email is not None})
+    phone_keys = list({request.phone_key for request in batch if request.phone_key is not None})
+    rows = await connection.fetch(statement, emails, phone_keys)
+    return [Contact(rank, *row) for rank, row in enumerate(rows)]
+
+
+# All that a batch changes. First its new contacts: a secondary's primary may be a row of the same statement
+# ($5: its place there, from 1), so ids are drawn beforehand. No row is dated before the newest that it was
+# decided upon ($6): clocks get set back, and a standby's may be behind, but the primary must stay the oldest.
+# Then its merges: every row of the cluster at a root ($7), dead ones too, points at that root's new primary
+# ($8) from now on, which may be one of those rows, when the old primary is gone.
+_LINK = """
+        (linked_id, link_precedence, updated_at) = (
+            SELECT nullif(primary_id, contact.id),
+                CASE primary_id WHEN contact.id THEN 'primary' ELSE 'secondary' END, statement_timestamp()
+            FROM merge WHERE root = coalesce(contact.linked_id, contact.id)
+        )"""
+CHANGE_CONTACTS = f"""
+WITH
+    new AS MATERIALIZED (
+        SELECT said.*, nextval((SELECT pg_get_serial_sequence('contact', 'id')::regclass)) AS id
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::int[])
+            WITH ORDINALITY AS said (email, phone_number, phone_key, linked_id, linked_place, place)
+    ),
+    batch AS MATERIALIZED (
+        SELECT array_agg(id ORDER BY place) AS ids,
+            greatest(statement_timestamp(), (SELECT created_at FROM contact WHERE id = $6::bigint)) AS now
+        FROM new
+    ),
+    merge AS MATERIALIZED (SELECT * FROM unnest($7::bigint[], $8::bigint[]) AS pair (root, primary_id)),
+    relinked_root AS (UPDATE contact SET {_LINK} WHERE id = ANY ($7::bigint[])),
+    relinked_rest AS (UPDATE contact SET {_LINK} WHERE linked_id = ANY ($7::bigint[]))
+INSERT INTO contact (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at)
+SELECT new.id, email, phone_number, phone_key, primary_id,
+    CASE WHEN primary_id IS NULL THEN 'primary' ELSE 'secondary' END, batch.now, batch.now
+FROM batch, new, LATERAL (SELECT coalesce(new.linked_id, batch.ids[new.linked_place])) AS link (primary_id)
+ORDER BY place
+RETURNING id
+"""
+
+
+async def change_contacts(
+    connection: Connection,
+    inserts: Sequence[tuple[Contact, Contact]],
+    newest: Contact | None,
+    relinks: Sequence[tuple[int, int]],
+) -> None:
+    """Insert each contact under its primary (itself for a primary) and give it its id; merge each (root, primary)."""
+    contacts = [contact for contact, _ in inserts]
+    places = {id(contact): place for place, contact in enumerate(contacts, start=1)}
+    rows = await connection.fetch(
+        CHANGE_CONTACTS,
+        [contact.email for contact in contacts],
+        [contact.phone_number for contact in contacts],
+        [contact.phone_key for contact in contacts],
+        [primary.id for _, primary in inserts],
+        [None if primary is contact or primary.id is not None else places[id(primary)] for contact, primary in inserts],
+        newest and newest.id,
+        [root for root, _ in relinks],
+        [primary for _, primary in relinks],
+    )
+    # Ids were drawn in the order of the contacts, whatever order the rows come back in.
+    for contact, new_id in zip(contacts, sorted(row["id"] for row in rows), strict=True):
+        contact.id = new_id

@@ -1,0 +1,132 @@
+"""What must always hold (I1 to I3 and I5), looked for in a whole database."""
+
+from collections.abc import AsyncIterator, Callable
+
+import asyncpg
+
+from recon.database.connecting import connected
+from recon.database.definitions import missing_parts
+from recon.database.schema import fetch_region, require_parts, require_region, require_schema
+from recon.errors import NotPrepared
+from recon.quantities import quantity
+from recon.rules.identifiers import normal_email, normal_phone, phone_key_for
+
+_LIVE = "live AS (SELECT *, coalesce(linked_id, id) AS root FROM contact WHERE deleted_at IS NULL)"
+
+# Each yields one row a violation, with one column: what is wrong, by ids and never by identifiers.
+ONE_PRIMARY = f"""
+WITH {_LIVE}
+SELECT format('I1: the cluster of contact %s has %s live primaries (%s %s)',
+    root, count(*) FILTER (WHERE link_precedence = 'primary'),
+    CASE count(*) WHEN 1 THEN 'contact' ELSE 'contacts' END, string_agg(id::text, ', ' ORDER BY id))
+FROM live GROUP BY root HAVING count(*) FILTER (WHERE link_precedence = 'primary') <> 1 ORDER BY root
+"""
+OLDEST_PRIMARY = f"""
+WITH {_LIVE}
+SELECT format('I1: secondary %s is older than its primary %s', s.id, p.id)
+FROM live s JOIN live p ON p.id = s.linked_id WHERE (s.created_at, s.id) < (p.created_at, p.id) ORDER BY s.id
+"""
+STRAIGHT_LINKS = f"""
+WITH {_LIVE}
+SELECT format('I2: contact %s points at %s, which is no primary', s.id, s.linked_id)
+FROM live s LEFT JOIN contact p ON p.id = s.linked_id
+WHERE s.linked_id IS NOT NULL AND p.link_precedence IS DISTINCT FROM 'primary' ORDER BY s.id
+"""
+ONE_CLUSTER = """
+WITH {live}
+SELECT format('I3: one {name} is in the clusters %s (contacts %s)',
+    string_agg(DISTINCT root::text, ', '), string_agg(id::text, ', ' ORDER BY id))
+FROM live WHERE {column} IS NOT NULL GROUP BY {column} HAVING min(root) <> max(root) ORDER BY min(id)
+"""
+EMAIL_IN_ONE_CLUSTER = ONE_CLUSTER.format(live=_LIVE, name="email", column="email")
+PHONE_IN_ONE_CLUSTER = ONE_CLUSTER.format(live=_LIVE, name="phone", column="phone_key")
+NO_REPETITION = f"""
+WITH {_LIVE}
+SELECT format('I5: contacts %s say the same', string_agg(id::text, ', ' ORDER BY id))
+FROM live GROUP BY root, email, phone_key HAVING count(*) > 1 ORDER BY min(id)
+"""
+# Ids from 1 to the highest are then drawn again. The next insert of recon moves the sequence; other programs' fail.
+SEQUENCE_BEHIND = """
+WITH
+    sequence AS MATERIALIZED (
+        SELECT oid FROM pg_class
+        WHERE oid = pg_get_serial_sequence('contact', 'id')::regclass AND has_sequence_privilege(oid, 'USAGE, SELECT')
+    ),
+    ids AS (
+        SELECT coalesce(pg_sequence_last_value(oid), 0) AS place, (SELECT max(id) FROM contact) AS highest FROM sequence
+    )
+SELECT format('ids: the sequence of contact.id is at %s, below contact %s; `recon schema --apply` moves it',
+    place, highest)
+FROM ids WHERE highest > place
+"""
+CHECKS = (
+    ONE_PRIMARY,
+    OLDEST_PRIMARY,
+    STRAIGHT_LINKS,
+    EMAIL_IN_ONE_CLUSTER,
+    PHONE_IN_ONE_CLUSTER,
+    NO_REPETITION,
+    SEQUENCE_BEHIND,
+)
+
+SUMMARY = f"""
+WITH {_LIVE} SELECT count(*), count(DISTINCT root) FROM live
+"""
+# Page by page, since a driver's cursor prepares a statement, which poolers do not bear.
+IDENTIFIERS = """
+SELECT id, email, phone_number, phone_key FROM contact
+WHERE id > $1 AND deleted_at IS NULL ORDER BY id LIMIT 10000
+"""
+
+
+async def check(url: str, default_region: str | None = None) -> tuple[list[str], str]:
+    """All violations in the database at `url`, a line each, and a line that says how much was looked at.
+
+    One snapshot, taken without locks: safe while recon serves. `default_region` is the processes'; the match keys are
+    compared with the database's.
+    Raises SchemaMismatch when the database is not recon's, Unavailable when it is not there.
+    """
+    async with connected(url) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        await require_schema(connection)
+        missing = await missing_parts(connection)
+        if any(part.kind == "column" or part.definition == "setting" for part in missing):
+            await require_parts(connection)  # nothing to scan, or no region to compare match keys with
+        found = [f"schema: the database lacks the {part}; `recon schema --apply` adds it" for part in missing]
+        try:
+            await require_region(connection, default_region)
+        except NotPrepared as error:
+            found.append(f"region: {error}")
+        found += [row[0] for statement in CHECKS for row in await connection.fetch(statement)]
+        found += [line async for line in _unmatchable(connection, await fetch_region(connection))]
+        [(contacts, people)] = await connection.fetch(SUMMARY)
+        return found, f"{quantity(contacts, 'contact')} of {quantity(people, 'person', 'people')}"
+
+
+async def _unmatchable(connection: asyncpg.Connection, default_region: str | None) -> AsyncIterator[str]:
+    """Rows that no request would find, since they are not filed under what requests are normalized to."""
+    key = phone_key_for(default_region)
+    last_id = -(2**63)
+    while page := await connection.fetch(IDENTIFIERS, last_id):
+        for row in page:
+            contact, email, phone = row["id"], row["email"], row["phone_number"]
+            if email is not None:
+                normal = _normal(normal_email, email)
+                if normal is None:
+                    yield f"form: no request can match the email of contact {contact}"
+                elif normal != email:
+                    yield f"form: the email of contact {contact} is not in the form that requests are matched in"
+            if phone is not None:
+                normal = _normal(normal_phone, phone)
+                if normal is None:
+                    yield f"form: no request can match the phone_number of contact {contact}"
+                elif row["phone_key"] != key(normal):
+                    yield f"form: the phone_key of contact {contact} is not what its phone_number is matched by"
+        last_id = page[-1]["id"]
+
+
+def _normal(form: Callable[[str], str | None], identifier: str) -> str | None:
+    """The identifier in the form that requests are matched in; None when a request that has it is refused."""
+    try:
+        return form(identifier)
+    except ValueError:
+        return None
