@@ -29,10 +29,11 @@ TESTS ?=
 test: .venv/dev  ## Run the whole test suite on a real PostgreSQL
 	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
-lint: .venv/dev  ## Check style, types and security
+lint: .venv/dev  ## Check style, types, layers and security
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml recon
 
 # Seconds for each of its two halves.
