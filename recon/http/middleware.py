@@ -1,4 +1,4 @@
-"""Around each request: its id, its metrics, its line in the log, and errors as problem documents."""
+"""What surrounds each request: its id, its metrics, its log line, and its errors."""
 
 import asyncio
 import logging
@@ -10,21 +10,11 @@ from http import HTTPStatus
 from typing import Any, TypeAlias, cast
 
 from aiohttp import HttpVersion11, hdrs, web
-from pydantic_core import to_json
 
 from recon import metrics
-from recon.errors import (
-    FieldError,
-    Forbidden,
-    ForeignHost,
-    InvalidRequest,
-    ReconError,
-    ShuttingDown,
-    Unauthorized,
-    Unavailable,
-)
+from recon.errors import FieldError, InvalidRequest, ReconError, ShuttingDown
 from recon.http.hosts import Hosts
-from recon.http.problems import Problem
+from recon.http.problems import problem, problem_of, problem_of_http
 from recon.http.responses import HEADERS, REQUEST_ID, SERVER
 from recon.logs import failures
 
@@ -32,16 +22,6 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Count: TypeAlias = Callable[[str, int, float], None]  # what counts a request: by label, status and seconds
 
 log = logging.getLogger(__name__)
-
-# The error's class to its status: all that HTTP needs to know of recon's errors.
-STATUS = {
-    InvalidRequest: HTTPStatus.BAD_REQUEST,
-    Unauthorized: HTTPStatus.UNAUTHORIZED,
-    Forbidden: HTTPStatus.FORBIDDEN,
-    ForeignHost: HTTPStatus.MISDIRECTED_REQUEST,
-    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
-}
-RETRY_AFTER = "1"  # seconds
 
 # What is taken over from a caller: enough for a UUID or a trace id, nothing that could forge a log line. Digits
 # alone could be a phone number, and `recon_…` an API key.
@@ -100,53 +80,10 @@ def _response_to(error: Exception, request_id: str) -> web.Response:
     if isinstance(error, web.HTTPException):
         return problem_of_http(error)
     if isinstance(error, ReconError):
-        return _problem_of(error)
+        return problem_of(error)
     if failures.may_be_logged():
         log.error("a request failed", exc_info=error, extra={"request_id": request_id, **failures.left_out()})
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "recon failed; the log says where.")
-
-
-def problem(
-    status: int, detail: str | None = None, *, code: str | None = None, errors: list[FieldError] | None = None
-) -> web.Response:
-    """An RFC 9457 problem document."""
-    kind = f"urn:recon:{code}" if code else "about:blank"
-    body = Problem(type=kind, title=HTTPStatus(status).phrase, status=int(status))
-    if detail:
-        body["detail"] = detail
-    if errors:
-        body["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in errors]
-    response = web.Response(body=to_json(body), status=status, content_type="application/problem+json")
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        response.headers["Retry-After"] = RETRY_AFTER
-    elif status == HTTPStatus.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
-
-
-def _problem_of(error: ReconError) -> web.Response:
-    status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
-    errors = error.errors if isinstance(error, InvalidRequest) else None
-    return problem(status, str(error), code=error.code, errors=errors)
-
-
-_DETAILS = {
-    HTTPStatus.NOT_FOUND: "There is nothing at this path; /docs lists what there is.",
-    HTTPStatus.METHOD_NOT_ALLOWED: "This path does not take this method; Allow lists those that it takes.",
-    HTTPStatus.EXPECTATION_FAILED: "The only expectation that recon meets is 100-continue.",  # aiohttp quotes the other
-}
-
-
-def problem_of_http(error: web.HTTPException) -> web.Response:
-    """Make the problem document of an error that aiohttp has a class for."""
-    response = problem(error.status, _DETAILS.get(HTTPStatus(error.status)) or error.text)
-    if error.status == HTTPStatus.REQUEST_TIMEOUT:
-        response.force_close()  # the rest of the body may still come
-    for name in ("Allow", "Accept-Encoding"):
-        if name in error.headers:
-            response.headers[name] = error.headers[name]
-    return response
 
 
 def _log(request: web.Request, label: str, status: int, seconds: float, wrong: Collection[FieldError]) -> None:
@@ -207,7 +144,7 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
 async def expectation(request: web.Request) -> web.StreamResponse | None:
     """Meet the Expect header of a request, or refuse it as middleware cannot: it comes before that."""
     if request.headers["Expect"].lower() != "100-continue":
-        return problem(HTTPStatus.EXPECTATION_FAILED, _DETAILS[HTTPStatus.EXPECTATION_FAILED])
+        return problem_of_http(web.HTTPExpectationFailed())
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # that was not yet the answer
     return None

@@ -1,9 +1,24 @@
-"""The shape of an error in an answer: a problem document (RFC 9457)."""
+"""Errors as problem details (RFC 9457): their shape, and which error has which status."""
 
+from http import HTTPStatus
 from typing import Annotated
 
+from aiohttp import web
 from pydantic import Field
+from pydantic_core import to_json
 from typing_extensions import TypedDict
+
+from recon.errors import FieldError, Forbidden, ForeignHost, InvalidRequest, ReconError, Unauthorized, Unavailable
+
+# The error's class to its status: all that HTTP needs to know of recon's errors.
+STATUS = {
+    InvalidRequest: HTTPStatus.BAD_REQUEST,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    ForeignHost: HTTPStatus.MISDIRECTED_REQUEST,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+RETRY_AFTER = "1"  # seconds
 
 
 class ProblemField(TypedDict):
@@ -24,3 +39,48 @@ class Problem(_ProblemRequired, total=False):
 
     detail: str
     errors: list[ProblemField]
+
+
+# The details of errors that aiohttp raises.
+_DETAILS = {
+    HTTPStatus.NOT_FOUND: "There is nothing at this path; /docs lists what there is.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This path does not take this method; Allow lists those that it takes.",
+    HTTPStatus.EXPECTATION_FAILED: "The only expectation that recon meets is 100-continue.",  # aiohttp quotes the other
+}
+
+
+def problem(
+    status: int, detail: str | None = None, *, code: str | None = None, errors: list[FieldError] | None = None
+) -> web.Response:
+    """An RFC 9457 problem document."""
+    kind = f"urn:recon:{code}" if code else "about:blank"
+    body = Problem(type=kind, title=HTTPStatus(status).phrase, status=int(status))
+    if detail:
+        body["detail"] = detail
+    if errors:
+        body["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in errors]
+    response = web.Response(body=to_json(body), status=status, content_type="application/problem+json")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = RETRY_AFTER
+    elif status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def problem_of(error: ReconError) -> web.Response:
+    """Make the problem document of an error of recon."""
+    status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+    errors = error.errors if isinstance(error, InvalidRequest) else None
+    return problem(status, str(error), code=error.code, errors=errors)
+
+
+def problem_of_http(error: web.HTTPException) -> web.Response:
+    """Make the problem document of an error that aiohttp has a class for."""
+    response = problem(error.status, _DETAILS.get(HTTPStatus(error.status)) or error.text)
+    if error.status == HTTPStatus.REQUEST_TIMEOUT:
+        response.force_close()  # the rest of the body may still come
+    for name in ("Allow", "Accept-Encoding"):
+        if name in error.headers:
+            response.headers[name] = error.headers[name]
+    return response

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from recon import background, metrics
 from recon.app import CLOSING, STREAMS, UNSENT
-from recon.http.middleware import RETRY_AFTER, problem
+from recon.http.problems import RETRY_AFTER, problem
 from recon.http.responses import SERVER
 from recon.http.unsent import Unsent
 from recon.quantities import quantity

@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from recon.background import run_once
-from recon.http.middleware import problem, problem_of_http
+from recon.http.problems import problem, problem_of_http
 from recon.http.responses import SERVER, unsupported_encoding
 from recon.http.unsent import Sender, Unsent
 from recon.logs import failures
