@@ -19,6 +19,7 @@ from recon.identities.batching import coalesced, plain
 from recon.identities.deadlines import Deadlines
 from recon.identities.identify import Answer, Identify
 from recon.keys import Keys, keys_of
+from recon.pages import docs
 from recon.rules.identifiers import Identifiers
 from recon.settings import Settings, allowed_hosts, database_settings, database_url, origins
 
@@ -49,7 +50,8 @@ def create_app(settings: Settings) -> web.Application:
     closing = asyncio.Event()
     policy = Policy(keys, _hosts(settings, keys), origins(settings), closing, Streams(closing))
     described = api(one, database, closing, settings)
-    served = described + openapi.endpoints(described, with_keys=keys is not None, strict=settings.strict)
+    document = openapi.document(described, with_keys=keys is not None, strict=settings.strict)
+    served = described + docs.endpoints(document)
 
     app = web.Application(client_max_size=settings.max_body)
     app[DATABASE] = database

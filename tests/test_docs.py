@@ -334,7 +334,7 @@ def test_the_wheel_has_the_schema(tmp_path: Path) -> None:
 
     with zipfile.ZipFile(wheel) as archive:
         assert archive.read("recon/schema.sql") == (ROOT / "schema.sql").read_bytes()
-        assert "recon/py.typed" in archive.namelist()
+        assert {"recon/py.typed", "recon/pages/docs.html", "recon/pages/docs.js"} <= set(archive.namelist())
         for migration in (ROOT / "recon/database/migrations").iterdir():
             assert archive.read(f"recon/database/migrations/{migration.name}") == migration.read_bytes()
 

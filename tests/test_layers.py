@@ -52,7 +52,7 @@ def test_no_module_outgrows_its_noun(path: str) -> None:
     assert len(MODULES[path].splitlines()) <= LONGEST
 
 
-def test_no_folder_has_a_single_module() -> None:
-    """A package with one module would only lengthen its name."""
+def test_no_folder_has_a_single_file() -> None:
+    """A folder with one file would only lengthen its name."""
     for folder in {(ROOT / path).parent for path in MODULES}:
-        assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) > 1, folder
+        assert len([path for path in folder.iterdir() if not path.name.startswith("__")]) > 1, folder

@@ -1,20 +1,15 @@
-"""The OpenAPI document, made from the endpoints' records, and the page that shows it."""
+"""The OpenAPI document, made from the endpoints' records."""
 
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from http import HTTPStatus
-from importlib.resources import files
 from typing import Any
 
-from aiohttp import web
 from pydantic import TypeAdapter
-from pydantic_core import to_json
 
 from recon import __version__
 from recon.http.endpoints import Endpoint, content
-from recon.http.middleware import Handler
 from recon.http.problems import Problem
-from recon.http.unsent import PART
 
 _PROBLEMS = {
     400: "The body is not JSON, or not an email or a phone number. `errors` says where.",
@@ -107,77 +102,3 @@ def _schemas(models: Iterable[type]) -> dict[str, Any]:
         ref_template="#/components/schemas/{model}",
     )
     return dict(schemas.get("$defs", {}))
-
-
-# The page has no script of its own in it, so that its policy need not allow any.
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>recon</title>
-<link rel="icon" href="docs/favicon-32x32.png">
-<link rel="stylesheet" href="docs/swagger-ui.css">
-</head>
-<body>
-<div id="docs"></div>
-<script src="docs/swagger-ui-bundle.js"></script>
-<script src="docs/start.js"></script>
-</body>
-</html>
-"""
-_START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#docs", deepLinking: true, tryItOutEnabled: true});
-"""
-_ASSETS = {
-    "swagger-ui.css": "text/css",
-    "swagger-ui-bundle.js": "text/javascript",
-    "favicon-32x32.png": "image/png",
-}
-# What the page may load and do: its own files, pictures that are in its style sheet, and requests to recon. Swagger
-# UI sets styles from its script, for which no policy need allow any in the page.
-_SECURITY = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
-_A_DAY = "public, max-age=86400"
-
-
-def endpoints(described: Iterable[Endpoint], *, with_keys: bool = False, strict: bool = False) -> list[Endpoint]:
-    """The document at /openapi.json, the page at /docs, and what the page needs; open to all, as it has no secrets."""
-    static = files("swagger_ui") / "static"
-    published = to_json(document(described, with_keys=with_keys, strict=strict))
-    assets = {name: _fixed((static / name).read_bytes(), kind, _A_DAY) for name, kind in _ASSETS.items()}
-    assets["start.js"] = _fixed(_START.encode(), "text/javascript")
-    return [
-        _get("/", _redirect_to_docs, "Redirect to `/docs`"),
-        _get("/openapi.json", _fixed(published, "application/json"), "OpenAPI document"),
-        _get("/docs", _fixed(_PAGE.encode(), "text/html"), "Documentation of the API, with forms to try it"),
-        *(_get(f"/docs/{name}", handler) for name, handler in assets.items()),
-    ]
-
-
-def _get(path: str, handler: Handler, summary: str = "") -> Endpoint:
-    return Endpoint(method="GET", path=path, handler=handler, summary=summary)
-
-
-async def _redirect_to_docs(_: web.Request) -> web.Response:
-    return web.Response(status=302, headers={"Location": "/docs"})
-
-
-def _fixed(body: bytes, media_type: str, cache: str = "no-cache") -> Handler:
-    charset = "utf-8" if media_type.startswith("text/") else None
-    headers = {"Cache-Control": cache, "Content-Length": str(len(body))} | _SECURITY
-
-    async def handler(_: web.Request) -> web.Response:
-        return web.Response(body=_in_parts(body), content_type=media_type, charset=charset, headers=headers)
-
-    return handler
-
-
-async def _in_parts(body: bytes) -> AsyncIterator[bytes]:
-    """The parts of a body, each made when the client has taken the one before; a slow client keeps none of the rest."""
-    for start in range(0, len(body), PART):
-        yield body[start : start + PART]
