@@ -444,7 +444,7 @@ def test_what_aiohttp_does_not_promise() -> None:
 def _used() -> set[str]:
     """The private attributes that recon's modules take from objects of a class that is not their own."""
     used = set()
-    for path in (Path(__file__).parent.parent / "recon").glob("*.py"):
+    for path in (Path(__file__).parent.parent / "recon").rglob("*.py"):
         tree = ast.parse(path.read_text())
         if not any(
             isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aiohttp") for node in tree.body
