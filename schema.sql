@@ -1,6 +1,6 @@
 -- The whole schema of recon, for PostgreSQL 15 and up. `recon serve` creates it in a database that lacks it. `recon schema
--- --apply` does so too, migrates a database that has an older schema (recon/migrations), and adds whatever of the schema is
--- missing. With psql, run it in one transaction (--single-transaction), on a database without a table contact.
+-- --apply` does so too, migrates a database that has an older schema (recon/database/migrations), and adds whatever of the
+-- schema is missing. With psql, run it in one transaction (--single-transaction), on a database without a table contact.
 --
 -- recon compares a database with this file, definition by definition and whatever the names are. So columns, constraints
 -- and indexes are written here as PostgreSQL itself prints them. Indexes have no names here: PostgreSQL chooses one that is
@@ -18,7 +18,7 @@ CREATE TABLE contact (
     updated_at      timestamp with time zone NOT NULL DEFAULT statement_timestamp(),
     deleted_at      timestamp with time zone, -- when set, the row is neither matched nor answered
 
-    -- What phone numbers are matched by (see recon/identifiers.py). Not a generated column, since
+    -- What phone numbers are matched by (see recon/rules/identifiers.py). Not a generated column, since
     -- with a default region it takes the phonenumbers library to tell.
     phone_key       text,
     -- Always 'primary' in a secondary: the second half of the foreign key below, which makes

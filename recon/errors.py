@@ -1,4 +1,4 @@
-"""Everything that recon itself raises. Nothing here knows HTTP; `middleware` maps it.
+"""Everything that recon itself raises. Nothing here knows HTTP; `http.problems` maps it.
 
     ReconError
     ├── InvalidRequest      the client's mistake

@@ -221,7 +221,7 @@ class Settings(BaseSettings):
 def database_url(settings: Settings) -> str:
     """The URL of the settings' database, which must be given."""
     if settings.database_url is None:
-        raise ValueError("a database_url is needed; recon.localpg.running() gives one")
+        raise ValueError("a database_url is needed; recon.database.embedded.data_folder.running() gives one")
     return settings.database_url.get_secret_value()
 
 

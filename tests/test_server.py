@@ -362,7 +362,7 @@ async def test_nothing_that_customers_gave_is_logged(database_url: str, tmp_path
     assert [by_id[f"request-{number}"]["status"] for number in range(4)] == [200, 500, 400, 400]
     [failed] = [event for event in process.events() if event["event"] == "a request failed"]
     assert failed["error"] == "CheckViolationError"
-    assert "store.py" in failed["where"]
+    assert "contacts.py" in failed["where"]
 
 
 def test_readable_logs(database_url: str, tmp_path: Path) -> None:
