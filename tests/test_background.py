@@ -225,7 +225,7 @@ async def test_the_wait_for_the_database(
         with monkeypatch.context() as planted:
             planted.setattr(database, "prepare", fails)
             await _logged(caplog)
-        database._url = database_url
+        database._url = database._pool._url = database_url
 
         async with asyncio.timeout(20):
             while not database._ready:

@@ -236,7 +236,7 @@ async def test_a_transaction_that_is_given_up_between_two_messages(
 
         async def then_given_up(connection: Connection, *arguments: object, **options: object) -> object:
             statement = await prepare(connection, *arguments, **options)
-            database._give_up(connection)
+            database._pool.give_up(connection)
             return statement
 
         async def work(connection: Connection) -> None:

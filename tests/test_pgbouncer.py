@@ -260,7 +260,7 @@ async def test_a_pooler_put_between_later_is_noticed(role_url: str) -> None:
     """When the address leads to a pooler from some reconnection on, requests are refused, not wrong."""
     async with Database(role_url).opened() as database:
         with pgbouncer(role_url, ignore_startup_parameters=IGNORING) as url:
-            database._url = url  # as a change of DNS does
+            database._url = database._pool._url = url  # as a change of DNS does
 
             with pytest.raises(Unavailable, match="a connection pooler is between"):
                 await database.snapshot("test", lambda connection: connection.fetchval("SELECT 1"))

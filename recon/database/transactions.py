@@ -1,28 +1,23 @@
-"""The pool, and transactions that are retried until they are serial. Knows no contacts."""
+"""Serializable transactions, retried until they commit without a conflict, and whether the database can be served."""
 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeAlias, TypeVar
 
 import asyncpg
 
 from recon import background, metrics
 from recon.database.connecting import (
-    CONNECT_TIMEOUT,
     Outage,
-    connect,
     connected,
     is_unavailability,
-    no_longer_served,
     reaching,
-    require_own_session,
-    unavailability,
 )
 from recon.database.definitions import Connection as Connection  # noqa: PLC0414 (the layers above know it from here)
+from recon.database.pool import Pool, T, Work
 from recon.database.schema import apply_schema, require_parts, require_served, skip_taken_ids, warn_of_grants
 from recon.errors import (
     NotPrepared,
@@ -34,9 +29,6 @@ from recon.errors import (
     Unavailable,
 )
 from recon.settings import DatabaseSettings
-
-T = TypeVar("T")
-Work: TypeAlias = Callable[[Connection], Awaitable[T]]
 
 log = logging.getLogger(__name__)
 
@@ -88,20 +80,18 @@ class Database:
         self._begin = f"BEGIN ISOLATION LEVEL {settings.isolation}"
         self._begin_reading: str | None = None  # no need: the session's default isolation does it
         milliseconds = f"{settings.statement_timeout * 1000:.0f}"
-        self._session = SESSION | {
+        session = SESSION | {
             "default_transaction_isolation": settings.isolation.lower(),
             "statement_timeout": milliseconds,
             "idle_in_transaction_session_timeout": milliseconds,
         }
-        self._prepared_statements = 100  # most of a connection; there are fewer
         if settings.pgbouncer:
             # A session is lent for a transaction: each brings its settings along, in the same message as
             # BEGIN, and no prepared statement outlives it. pgbouncer refuses settings at connecting but for a few.
-            set_local = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in self._session.items())
+            set_local = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in session.items())
             self._begin_reading = f"{self._begin} READ ONLY{set_local}"
             self._begin += set_local
-            self._session = {"application_name": SESSION["application_name"]}
-            self._prepared_statements = 0
+            session = {"application_name": SESSION["application_name"]}
         # Not serializable: all others would have to remember what they read for as long as that waits.
         # Its time-out for locks comes before that for statements: then it is known that it waited for a lock.
         lock_timeout = max(1, min(_LONG_LOCK_TIMEOUT, round(settings.statement_timeout * 500)))
@@ -112,13 +102,11 @@ class Database:
             # In the same message as BEGIN and before any snapshot: who waited here sees what the one
             # before it wrote. A lock taken by a later statement would come too late for that.
             self._begin += f"; LOCK TABLE writer_lane IN EXCLUSIVE MODE; SET LOCAL lock_timeout = {_LOCK_TIMEOUT}"
-        self._slots = asyncio.Semaphore(settings.pool_size)
-        self._idle: list[Connection] = []  # the last one used is the next to be used
-        self._transaction_timeout = settings.transaction_timeout
         self._ready, self._may_create = False, True
         self._why_not_ready: str | None = None
         self._waiting: asyncio.Task[None] | None = None
         self._outage = Outage(url)
+        self._pool = Pool(url, settings, session, self._outage)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Database"]:
@@ -137,8 +125,7 @@ class Database:
             if self._waiting is not None:
                 self._waiting.cancel()
             self._ready = False
-            while self._idle:
-                await self._close(self._idle.pop())
+            await self._pool.close()
 
     async def prepare(self) -> None:
         """Create the schema in a database that has none, and try a session.
@@ -149,13 +136,13 @@ class Database:
             await apply_schema(connection, self._default_region, create=self._may_create)
         # In another session: one that met the schema while somebody else was making it may go on missing parts of it.
         with reaching(self._url):
-            connection = await self._connect()
+            connection = await self._pool.open()
             try:
                 await require_parts(connection)
                 await require_served(connection, self._default_region)
                 await warn_of_grants(connection)
             finally:
-                await self._close(connection)
+                await self._pool.discard(connection)
 
     async def check(self) -> None:
         """Raise Unavailable unless recon can serve the database. If it answers and recon cannot, stop serving."""
@@ -163,7 +150,7 @@ class Database:
             raise Unavailable(self._why_not_ready)
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
-                await self._on_connection(self._check)
+                await self._pool.run(self._check)
         except TimeoutError as error:
             raise Unavailable from error
 
@@ -207,7 +194,7 @@ class Database:
             raise Unavailable(self._why_not_ready)
         for tries in range(self._retry_limit):
             try:
-                result = await self._on_connection(transaction)
+                result = await self._pool.run(transaction)
             except asyncpg.PostgresError as error:
                 reason = _RETRIED.get(error.sqlstate or "")
                 if reason is None and isinstance(error, asyncpg.UniqueViolationError):
@@ -233,98 +220,7 @@ class Database:
     async def _skip_taken_ids(self, error: asyncpg.UniqueViolationError) -> str | None:
         """The reason to retry when contacts of another program have the ids that were drawn."""
         skip = partial(skip_taken_ids, constraint=error.constraint_name)
-        return "ids_taken" if await self._on_connection(skip) else None
-
-    async def _on_connection(self, work: Work[T]) -> T:
-        """Run `work` on a connection that is nobody else's meanwhile.
-
-        Not asyncpg's pool: that resets a connection in a task of its own whenever it is handed back, and
-        under load a task is a turn of the event loop, for which each batch would have to wait. recon
-        leaves nothing behind in a session that would need resetting.
-        """
-        async with self._slots:
-            with unavailability(), no_longer_served():
-                connection = self._idle_one() or await self._connect()
-                metrics.POOL_USED.inc()
-                try:
-                    with self._watched(connection, self._transaction_timeout):
-                        return await work(connection)
-                except (asyncio.CancelledError, OutcomeUnknown):
-                    # The server may yet do what it was sent, begin a transaction for one: nobody is to get into that.
-                    connection.terminate()
-                    raise
-                finally:
-                    metrics.POOL_USED.dec()
-                    if connection.is_closed() or connection.is_in_transaction():
-                        await self._close(connection)
-                    else:
-                        self._idle.append(connection)
-
-    def _idle_one(self) -> "Connection | None":
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.is_closed():  # as all are after the database was restarted
-                return connection
-            metrics.POOL_SIZE.dec()
-        return None
-
-    @contextmanager
-    def _watched(self, connection: Connection, seconds: float) -> Iterator[None]:
-        """Let what still waits for the server's answer by then fail, and all idle connections with it.
-
-        A server that does not answer would answer neither a ROLLBACK nor a farewell, nor, perhaps, the next
-        session. When it is back, it finds its connections gone and rolls back.
-        """
-        watchdog = asyncio.get_running_loop().call_later(seconds, self._give_up, connection)
-        try:
-            yield
-        except AttributeError as error:  # the driver's, when `_give_up` comes between two messages
-            if not connection.is_closed():
-                raise
-            raise Unavailable from error
-        finally:
-            watchdog.cancel()
-
-    def _give_up(self, connection: Connection) -> None:
-        connection.terminate()
-        metrics.POOL_SIZE.dec(len(self._idle))
-        while self._idle:
-            self._idle.pop().terminate()
-
-    async def _connect(self) -> Connection:
-        try:
-            connection = await self._new_session()
-        except ReconError as error:
-            self._outage.report(error)
-            raise
-        if self._ready:
-            self._outage.end()
-        return connection
-
-    async def _new_session(self) -> Connection:
-        connection = await connect(
-            self._url,
-            server_settings=self._session,
-            statement_cache_size=self._prepared_statements,
-            # A standby is not to be served, also when it is the only host: it may become the primary.
-            target_session_attrs=None if self._begin_reading else "read-write",
-        )
-        metrics.POOL_SIZE.inc()
-        if self._begin_reading is None:
-            try:
-                with self._watched(connection, CONNECT_TIMEOUT):
-                    await require_own_session(connection, self._session)
-            except BaseException:
-                await self._close(connection)
-                raise
-        return connection
-
-    async def _close(self, connection: Connection) -> None:
-        metrics.POOL_SIZE.dec()
-        try:
-            await connection.close(timeout=CONNECT_TIMEOUT)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            connection.terminate()
+        return "ids_taken" if await self._pool.run(skip) else None
 
     def _wait(self, error: ReconError) -> None:
         """Serve no more until the database can be served. A schema that was there and is lost is not created again."""
@@ -351,7 +247,7 @@ def _transaction(begin: str, work: Work[T]) -> Work[T]:
         await connection.execute(begin)
         try:
             result = await work(connection)
-        except asyncpg.PostgresError:  # after anything else `_on_connection` ends the session
+        except asyncpg.PostgresError:  # after anything else the pool closes the session
             if not connection.is_closed():
                 await connection.execute("ROLLBACK")
             raise
