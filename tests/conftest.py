@@ -1,35 +1,27 @@
-"""A real PostgreSQL for every test, and ways to run recon on it."""
+"""Fixtures: a real PostgreSQL for every test, and recon on it."""
 
 import asyncio
-import json
 import os
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
-import psutil
 import pytest
 from aiohttp.test_utils import TestClient
 
 from recon.app import create_app
 from recon.database.definitions import SCHEMA
 from recon.settings import Settings
+from tests.harness.databases import at_database, execute
+from tests.harness.processes import MakeClient, StartRecon, recon_processes
 
-RECON = Path(sys.executable).with_name("recon")
 # One for each of the processes that run the tests, which may share a server.
 TEMPLATE = f"recon_template_{os.getpid()}"
 
@@ -97,7 +89,7 @@ def _server(kind: str) -> Iterator[str]:
     if kind == "RECON_TEST_DATABASE_URL":
         yield os.environ["RECON_TEST_DATABASE_URL"]
     elif kind == "embedded":
-        from postgres import postgres
+        from tests.harness.postgres import postgres
 
         # On a TCP port, unlike recon's own, so that pgbouncer, which is another user, can connect.
         with tempfile.TemporaryDirectory(prefix="recon-test-") as folder, postgres(Path(folder)) as server:
@@ -109,30 +101,6 @@ def _server(kind: str) -> Iterator[str]:
 
             with PostgresContainer(IMAGE, driver=None) as container:
                 yield container.get_connection_url()
-
-
-async def execute(url: str, *statements: str) -> None:
-    """Run statements, each on its own, on one connection."""
-    connection = await asyncpg.connect(url)
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-async def fetch(url: str, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-    """The rows of a statement."""
-    connection = await asyncpg.connect(url)
-    try:
-        return await connection.fetch(statement, *arguments)
-    finally:
-        await connection.close()
-
-
-def at_database(url: str, name: str) -> str:
-    """The same server's URL, for another database."""
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
 @pytest.fixture(scope="session")
@@ -181,9 +149,6 @@ def bare_database_url(server_url: str) -> Iterator[str]:
         yield url
 
 
-MakeClient = Callable[..., Awaitable["TestClient[Any, Any]"]]
-
-
 @pytest.fixture
 def make_client(aiohttp_client: Any, database_url: str) -> MakeClient:
     """Run recon in this process, with the given settings, on the test's database."""
@@ -202,123 +167,8 @@ async def client(make_client: MakeClient) -> "TestClient[Any, Any]":
     return await make_client()
 
 
-def free_port() -> int:
-    """A port that nothing listens on right now.
-
-    None of those that the system gives to outgoing connections: one of these could be gone before it is used.
-    """
-    while True:
-        port = 10_000 + secrets.randbelow(20_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-OUTAGE = "recon cannot use the database"  # what a line of the log begins with, and the cause follows
-
-
-class Process:
-    """A running `recon serve`, on a free port unless one is given; `command` is another program that serves so."""
-
-    def __init__(
-        self,
-        arguments: list[str],
-        log: Path,
-        port: int | None = None,
-        command: Sequence[str | Path] = (RECON,),
-        **options: Any,
-    ) -> None:
-        self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._log = log
-        with log.open("wb") as stderr:
-            self.popen = subprocess.Popen(
-                [*command, "serve", "--port", str(self.port), *arguments], stderr=stderr, **options
-            )
-
-    @property
-    def log(self) -> str:
-        """What it has logged so far."""
-        return self._log.read_text()
-
-    def events(self) -> list[dict[str, Any]]:
-        """What it has logged so far, parsed."""
-        return [json.loads(line) for line in self.log.splitlines()]
-
-    def failures(self) -> list[dict[str, Any]]:
-        """The logged events that nobody expects of a recon whose database comes and goes."""
-        return [
-            event
-            for event in self.events()
-            if (event["level"] in {"error", "critical"} and not event["event"].startswith(OUTAGE)) or "where" in event
-        ]
-
-    def wait_until_ready(self, seconds: float = 60) -> None:
-        """Return once /readyz says so."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            assert self.popen.poll() is None, self.log
-            with suppress(OSError), urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-            time.sleep(0.02)
-        raise AssertionError(f"not ready after {seconds} seconds:\n{self.log}")
-
-    def processes(self, workers: int = 1) -> list[psutil.Process]:
-        """Return the process and its workers, once these are there; with one worker, they are the same."""
-        master = psutil.Process(self.popen.pid)
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            family = [master, *master.children()]
-            if workers == 1 or len(family) > workers:
-                return family
-            time.sleep(0.02)
-        raise AssertionError(f"fewer than {workers} workers after 30 seconds:\n{self.log}")
-
-    def stop(self, signum: int = signal.SIGTERM) -> int:
-        """Ask it to stop; its exit code."""
-        if self.popen.poll() is None:
-            self.popen.send_signal(signum)
-        return self.popen.wait(30)
-
-
-async def everything(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the connection ends, be it by a reset, at which asyncio forgets what came just before it."""
-    received = bytearray()
-    with suppress(ConnectionError):
-        while some := await reader.read(65_536):
-            received += some
-    return bytes(received + reader._buffer)  # type: ignore[attr-defined]
-
-
-StartRecon = Callable[..., Process]
-
-
-@contextmanager
-def recon_processes(folder: Path) -> Iterator[StartRecon]:
-    """A function that starts `recon serve` with arguments, and waits until it is ready unless told otherwise."""
-    with ExitStack() as stack:
-        started = 0
-
-        def start(*arguments: str, ready: bool = True, **options: Any) -> Process:
-            nonlocal started
-            started += 1
-            process = Process([*arguments], folder / f"recon-{started}.log", **options)
-            stack.callback(process.stop)
-            if ready:
-                process.wait_until_ready()
-            return process
-
-        yield start
-
-
 @pytest.fixture
 def start_recon(tmp_path: Path) -> Iterator[StartRecon]:
     """Start `recon serve` as a process of its own; it is stopped when the test ends."""
     with recon_processes(tmp_path) as start:
         yield start
-
-
-def recon(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """Run a recon command to its end."""
-    return subprocess.run([RECON, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)

@@ -4,11 +4,11 @@ import os
 
 import pytest
 from asyncpg.connect_utils import _parse_connect_dsn_and_args
-from conftest import recon
 from pydantic import ValidationError
 
 from recon import dsn
 from recon.settings import Settings
+from tests.harness.processes import recon
 
 ENCODE = "percent-encode special characters of the user name and the password"
 REFUSED = [

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
-from conftest import MakeClient, StartRecon, fetch, recon
-from postgres import suspended
 
 from recon.errors import Misconfigured
 from recon.keys import SCOPES, Keys, new_key
+from tests.harness.databases import fetch
+from tests.harness.postgres import suspended
+from tests.harness.processes import MakeClient, StartRecon, recon
 
 JSON = {"Content-Type": "application/json"}
 GOOD = "Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5MGFi"  # 32 characters that look random

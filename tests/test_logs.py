@@ -6,11 +6,12 @@ import random
 import time
 
 import pytest
-from conftest import StartRecon, everything, execute
-from storm import idle_connections
-from test_protocol import BODY, POST
 
 from recon.logs import Failures
+from tests.harness.databases import execute
+from tests.harness.processes import StartRecon, everything
+from tests.harness.storm import idle_connections
+from tests.server.test_protocol import BODY, POST
 
 
 class _Clock:

@@ -10,7 +10,7 @@ from typing import Any
 from bench.load import people
 from bench.load.watch import Meanwhile
 from bench.load.workloads import Growth, Range, Workload
-from tests.model import Model, Said
+from tests.harness.model import Model, Said
 
 INTERVAL = 0.1  # seconds between requests: under a thousandth of the load
 TIMEOUT = 10  # seconds to wait for an answer

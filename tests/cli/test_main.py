@@ -1,0 +1,245 @@
+"""The command: what it prints, what it refuses, how it exits."""
+
+from typing import Any
+
+import pytest
+
+from recon import __version__
+from recon.database.definitions import SCHEMA
+from tests.harness.databases import execute, fetch
+from tests.harness.processes import recon
+
+
+def test_version() -> None:
+    """--version prints it."""
+    assert recon("--version").stdout == f"recon, version {__version__}\n"
+
+
+def test_schema_is_printed() -> None:
+    """`recon schema` prints schema.sql as it is, in a transaction, so that running it twice changes nothing."""
+    done = recon("schema")
+
+    assert done.stdout == f"BEGIN;\n\n{SCHEMA}\nCOMMIT;\n"
+    assert done.returncode == 0
+
+
+async def test_schema_is_applied(bare_database_url: str) -> None:
+    """`recon schema --apply` gives it to the database, once."""
+    first = recon("schema", "--apply", "--database-url", bare_database_url)
+    second = recon("schema", "--apply", "--database-url", bare_database_url)
+
+    assert (first.returncode, first.stdout) == (0, "the schema was applied\n")
+    assert (second.returncode, second.stdout) == (0, "the schema is there already\n")
+    assert await fetch(bare_database_url, "SELECT FROM contact") == []
+
+
+def test_an_unknown_option_is_a_usage_error() -> None:
+    """What the command does not know is refused with a hint."""
+    done = recon("serve", "--prot", "8000")
+
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_a_data_folder_that_cannot_be() -> None:
+    """A data folder that cannot be made is one line."""
+    done = recon("serve", "--data-dir", "/dev/null/data")
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "/dev/null/data" in done.stderr
+
+
+def test_check_without_a_schema(bare_database_url: str) -> None:
+    """A database that is not recon's cannot be checked, and is left alone."""
+    done = recon("check", "--database-url", bare_database_url)
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("recon: the database does not have recon's schema 2")
+
+
+def test_check_without_a_database() -> None:
+    """A database that is not there is one line."""
+    done = recon("check", "--database-url", "postgresql://127.0.0.1:1/nothing")
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("recon: PostgreSQL at 127.0.0.1:1, database nothing, user ")
+    assert done.stderr.endswith(": Connection refused\n")
+
+
+async def test_check_of_a_clean_database(database_url: str) -> None:
+    """No violation: exit code 0, and how much was looked at."""
+    await execute(
+        database_url,
+        "INSERT INTO contact (email, phone_number) VALUES ('a', '+1 (2)'), ('b', 'x')",
+        "INSERT INTO contact (email, link_precedence, linked_id) VALUES ('c', 'secondary', 1)",
+    )
+
+    done = recon("check", "--database-url", database_url)
+
+    assert (done.returncode, done.stdout) == (0, "3 contacts of 2 people: no violations\n")
+
+
+@pytest.mark.parametrize(
+    ("rows", "summary"),
+    [
+        ([], "0 contacts of 0 people"),
+        (["('a', 'primary', NULL)"], "1 contact of 1 person"),
+        (["('a', 'primary', NULL)", "('b', 'secondary', 1)"], "2 contacts of 1 person"),
+    ],
+)
+async def test_the_summary_of_a_check(rows: list[str], summary: str, database_url: str) -> None:
+    """The summary has the singular of what there is one of."""
+    insert = "INSERT INTO contact (email, link_precedence, linked_id) VALUES"
+    await execute(database_url, *(f"{insert} {row}" for row in rows))
+
+    done = recon("check", "--database-url", database_url)
+
+    assert done.stdout == f"{summary}: no violations\n"
+
+
+# The schema refuses most of this, so its constraints are taken away first.
+UNPROTECTED = (
+    "ALTER TABLE contact DROP CONSTRAINT contact_links_to_a_primary",
+    "ALTER TABLE contact DROP CONSTRAINT contact_only_secondaries_link",
+)
+PRIMARY = "INSERT INTO contact (email, phone_number) VALUES"
+SECONDARY = "INSERT INTO contact (email, link_precedence, linked_id) VALUES"
+VIOLATIONS: dict[str, tuple[list[str], list[str]]] = {
+    "two primaries": (
+        [f"{PRIMARY} ('a', '1')", "INSERT INTO contact (email, linked_id) VALUES ('b', 1)"],
+        ["I1: the cluster of contact 1 has 2 live primaries (contacts 1, 2)"],
+    ),
+    "no primary": (
+        [
+            f"{PRIMARY} ('a', '1')",
+            f"{SECONDARY} ('b', 'secondary', 1)",
+            "UPDATE contact SET deleted_at = now() WHERE id = 1",
+        ],
+        ["I1: the cluster of contact 1 has 0 live primaries (contact 2)"],
+    ),
+    "a secondary older than its primary": (
+        [
+            f"{PRIMARY} ('a', '1')",
+            f"{SECONDARY} ('b', 'secondary', 1)",
+            "UPDATE contact SET created_at = '2001-01-01' WHERE id = 2",
+        ],
+        ["I1: secondary 2 is older than its primary 1"],
+    ),
+    "a secondary under a secondary": (
+        [f"{PRIMARY} ('a', '1')", f"{SECONDARY} ('b', 'secondary', 1)", f"{SECONDARY} ('c', 'secondary', 2)"],
+        [
+            "I1: the cluster of contact 2 has 0 live primaries (contact 3)",
+            "I2: contact 3 points at 2, which is no primary",
+        ],
+    ),
+    "a secondary under nothing": (
+        [f"{SECONDARY} ('a', 'secondary', 99)"],
+        [
+            "I1: the cluster of contact 99 has 0 live primaries (contact 1)",
+            "I2: contact 1 points at 99, which is no primary",
+        ],
+    ),
+    "one email twice": (
+        [f"{PRIMARY} ('a', '1')", f"{PRIMARY} ('a', '2')"],
+        ["I3: one email is in the clusters 1, 2 (contacts 1, 2)"],
+    ),
+    "one phone twice, written in two ways": (
+        [f"{PRIMARY} ('a', '1 2')", f"{PRIMARY} ('b', '1-2')"],
+        ["I3: one phone is in the clusters 1, 2 (contacts 1, 2)"],
+    ),
+    "a repetition": (
+        [f"{PRIMARY} ('a', NULL)", f"{SECONDARY} ('b', 'secondary', 1)", f"{SECONDARY} ('b', 'secondary', 1)"],
+        ["I5: contacts 2, 3 say the same"],
+    ),
+    "an email in capitals": (
+        [f"{PRIMARY} ('A', '1')"],
+        ["form: the email of contact 1 is not in the form that requests are matched in"],
+    ),
+    "an email in decomposed form": (
+        [f"{PRIMARY} (normalize('büro@example.org', NFD), '1')"],
+        ["form: the email of contact 1 is not in the form that requests are matched in"],
+    ),
+    "full-width digits, matched by themselves": (
+        ["INSERT INTO contact (phone_number, phone_key) VALUES ('\uff11\uff12', '\uff11\uff12')"],
+        ["form: the phone_key of contact 1 is not what its phone_number is matched by"],
+    ),
+    "a key that does not fit": (
+        [f"{PRIMARY} ('a', '1')", "UPDATE contact SET phone_key = '2'"],
+        ["form: the phone_key of contact 1 is not what its phone_number is matched by"],
+    ),
+    "identifiers that no request can have": (
+        [
+            f"{PRIMARY} (E'a\\tb', NULL), (repeat('a', 321), NULL), ('', NULL), (' c', NULL), (NULL, E'1\\t2')",
+            f"{PRIMARY} (NULL, repeat('3', 65)), (NULL, ' '), (NULL, ' x'), (NULL, ' 4 ')",
+            f"{PRIMARY} (E'\\u0085', E'\\u009f'), ('d', 'e')",
+        ],
+        [
+            *(f"form: no request can match the email of contact {each}" for each in (1, 2, 3)),
+            "form: the email of contact 4 is not in the form that requests are matched in",
+            *(f"form: no request can match the phone_number of contact {each}" for each in (5, 6, 7)),
+            "form: no request can match the email of contact 10",
+            "form: no request can match the phone_number of contact 10",
+        ],
+    ),
+    "a deleted row harms nobody": (
+        [f"{PRIMARY} ('a', '1')", f"{PRIMARY} ('a', '2')", "UPDATE contact SET deleted_at = now() WHERE id = 2"],
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize(("statements", "violations"), VIOLATIONS.values(), ids=VIOLATIONS)
+async def test_check_finds(statements: list[str], violations: list[str], database_url: str) -> None:
+    """Each broken invariant is a line with the ids it is about, beside what is missing of the schema; exit code 1."""
+    await execute(database_url, *UNPROTECTED, *statements)
+
+    done = recon("check", "--database-url", database_url)
+
+    *lines, summary = done.stdout.splitlines()
+    assert [line for line in lines if not line.startswith("schema: ")] == violations
+    assert summary.endswith(f": {len(lines)} violations")
+    assert done.returncode == 1
+
+
+def test_check_knows_the_region(database_url: str) -> None:
+    """The phone keys are those of the database's default region; `check` says when its own is another one."""
+    import asyncio
+
+    asyncio.run(execute(database_url, "UPDATE setting SET default_region = 'US'"))
+    key = "INSERT INTO contact (phone_number, phone_key) VALUES ('(201) 555-0123', '12015550123')"
+    asyncio.run(execute(database_url, key))
+
+    with_region = recon("check", "--database-url", database_url, "--default-region", "us")
+    without = recon("check", "--database-url", database_url)
+
+    assert (with_region.returncode, without.returncode) == (0, 1)
+    [line, _] = without.stdout.splitlines()
+    assert line == (
+        "region: recon is configured with the default region none, but the database has US: "
+        "set --default-region (RECON_DEFAULT_REGION) to US"
+    )
+
+
+def test_check_finds_numbers_whose_extension_was_ignored(database_url: str) -> None:
+    """A key that lacks the number's extension is a violation, also with the default region."""
+    import asyncio
+
+    key = "INSERT INTO contact (phone_number, phone_key) VALUES ('201-555-0199 ext. 5', '12015550199')"
+    asyncio.run(execute(database_url, "UPDATE setting SET default_region = 'US'", key))
+
+    done = recon("check", "--database-url", database_url, "--default-region", "US")
+
+    assert done.returncode == 1
+    assert done.stdout.startswith("form: the phone_key of contact 1 is not what its phone_number is matched by\n")
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["reset"], ["schema"]])
+def test_help(command: list[str]) -> None:
+    """Every command says what it does and what its options mean."""
+    done: Any = recon(*command, "--help")
+
+    assert done.returncode == 0
+    assert "Usage: recon" in done.stdout

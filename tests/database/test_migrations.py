@@ -1,0 +1,264 @@
+"""Migrations: from every schema that recon had, with data of every shape, to what a new database has."""
+
+import asyncio
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from recon.database.definitions import MIGRATIONS, SCHEMA, SCHEMA_VERSION, missing_parts
+from recon.database.schema import SCHEMA_COMMENT, grants
+from recon.database.upgrade import apply_schema_to
+from recon.errors import SchemaMismatch
+from tests.database.test_roles import blocks, serving_role
+from tests.harness import ROOT
+from tests.harness.catalog import catalog
+from tests.harness.databases import execute, fetch
+from tests.harness.processes import RECON, recon
+
+SCHEMAS = ROOT / "tests" / "schemas"
+# Schema 1 as the first version created it, and as the last one did.
+OLD = {name: (SCHEMAS / f"{name}.sql").read_text() for name in ("1_first", "1_last")}
+MIGRATED = "applied the migration 2 (setting)"
+
+# Identities as recon stored them, merged and soft-deleted ones too, and rows by other programs: without a match key,
+# without an email, with full-width digits, with an extension, in another case, and with an id of their own.
+ROWS = [
+    "INSERT INTO contact (email, phone_number, phone_key) VALUES ('a@x.io', '+1 201-555-0123', '12015550123')",
+    "INSERT INTO contact (email, phone_number, phone_key) VALUES ('b@x.io', '919191', '919191')",
+    "INSERT INTO contact (email) VALUES ('c@x.io')",
+    "UPDATE contact SET linked_id = 1, link_precedence = 'secondary', updated_at = statement_timestamp() WHERE id > 1",
+    "INSERT INTO contact (email, phone_number, deleted_at) VALUES ('gone@x.io', '(201) 555-0199', now())",
+    "INSERT INTO contact (phone_number) VALUES ('717171'), ('55-5'), ('\uff15\uff15-5'), ('555 EXT. 5'), ('0800 Call')",
+    "INSERT INTO contact (id, email, created_at) VALUES (1000, 'Imported@X.io', '2001-01-01')",
+]
+
+
+async def prepare(url: str, schema: str, *statements: str) -> None:
+    """Create an old schema with these rows."""
+    await execute(url, OLD[schema], *statements)
+
+
+async def contacts(url: str) -> list[asyncpg.Record]:
+    """All rows of the table contact."""
+    return await fetch(url, "SELECT * FROM contact ORDER BY id")
+
+
+def test_the_migrations_are_numbered() -> None:
+    """They lead from schema 1 to this version's, one by one, and each leaves its number in the database."""
+    assert [migration.number for migration in MIGRATIONS] == list(range(2, SCHEMA_VERSION + 1))
+    for statements, number in [(SCHEMA, SCHEMA_VERSION), *((each.statements, each.number) for each in MIGRATIONS)]:
+        assert statements.rstrip().endswith(f"COMMENT ON TABLE contact IS 'recon schema {number}';")
+
+
+@pytest.mark.parametrize("schema", OLD)
+async def test_a_migrated_schema_equals_a_new_one(
+    schema: str, bare_database_url: str, database_url: str, server_url: str
+) -> None:
+    """In everything that PostgreSQL's catalogs say, privileges included, for a role that the old version let serve."""
+    role = f"recon_test_grantee_{urlsplit(database_url).path[1:]}"
+    old_grants = re.sub(r"GRANT SELECT ON setting.*", "", grants(role))
+    await execute(server_url, f"CREATE ROLE {role}")
+    try:
+        await prepare(bare_database_url, schema, *ROWS, old_grants)
+
+        migrated = await apply_schema_to(bare_database_url, role)
+        assert await apply_schema_to(database_url, role) == []
+
+        assert migrated == [MIGRATED, "moved the sequence of contact.id past the highest id"]
+        assert await catalog(bare_database_url) == await catalog(database_url)
+        assert [tuple(row) for row in await fetch(bare_database_url, "TABLE setting")] == [(True, None)]
+        assert [row[0] for row in await fetch(bare_database_url, SCHEMA_COMMENT)] == ["recon schema 2"]
+        assert await apply_schema_to(bare_database_url, role) == []
+    finally:
+        for url in (bare_database_url, database_url):
+            await execute(url, f"DROP OWNED BY {role}")
+        await execute(server_url, f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("schema", OLD)
+async def test_rows_of_every_shape_stay_as_they_are(schema: str, bare_database_url: str) -> None:
+    """The migration changes no row; afterwards rows of other programs get this version's match keys."""
+    await prepare(bare_database_url, schema, *ROWS)
+    before = await contacts(bare_database_url)
+
+    done = recon("schema", "--apply", "--database-url", bare_database_url)
+
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, MIGRATED), done.stderr
+    assert await contacts(bare_database_url) == before
+    await execute(bare_database_url, "INSERT INTO contact (phone_number) VALUES ('\uff17\uff17')")
+    assert (await contacts(bare_database_url))[-1]["phone_key"] == "77"
+
+
+async def test_a_part_that_is_missing_is_added_in_the_same_run(bare_database_url: str) -> None:
+    """A schema that has lost a part is migrated and repaired."""
+    await prepare(bare_database_url, "1_last", *ROWS, "DROP INDEX contact_email_idx")
+
+    done = await apply_schema_to(bare_database_url)
+
+    assert done[:1] == [MIGRATED]
+    assert any(line.startswith("added: index USING btree (email)") for line in done)
+    connection = await asyncpg.connect(bare_database_url)
+    try:
+        assert await missing_parts(connection) == []
+    finally:
+        await connection.close()
+
+
+async def test_a_part_that_cannot_be_added_leaves_the_old_schema(bare_database_url: str) -> None:
+    """Migration and repair are one transaction: if the repair fails, the database keeps its schema 1."""
+    rows = ["ALTER TABLE contact DROP CONSTRAINT contact_says_something", "INSERT INTO contact DEFAULT VALUES"]
+    await prepare(bare_database_url, "1_last", *rows)
+    before = await catalog(bare_database_url)
+
+    with pytest.raises(SchemaMismatch, match="constraint CHECK .*: rows of the table contact violate it"):
+        await apply_schema_to(bare_database_url)
+
+    assert await catalog(bare_database_url) == before
+
+
+@pytest.mark.parametrize("schema", OLD)
+async def test_several_migrate_at_once(schema: str, bare_database_url: str, database_url: str) -> None:
+    """One of four processes migrates, the others find it done."""
+    await prepare(bare_database_url, schema, *ROWS[:-1])
+
+    done = await asyncio.gather(
+        *(asyncio.to_thread(recon, "schema", "--apply", "--database-url", bare_database_url) for _ in range(4))
+    )
+
+    assert [each.returncode for each in done] == [0] * 4
+    assert sorted(each.stdout for each in done) == [f"{MIGRATED}\n"] + ["the schema is there already\n"] * 3
+    assert await catalog(bare_database_url) == await catalog(database_url)
+
+
+# What makes a migration wait before its first statement, between two of them, and before its last.
+OBSTACLES = {
+    "the lock": "LOCK TABLE contact IN ROW EXCLUSIVE MODE",
+    "the table": "CREATE TABLE setting ()",
+    "the function": "CREATE FUNCTION setting_keep_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
+    "the number": "UPDATE pg_description SET description = description WHERE objoid = 'contact'::regclass",
+}
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+_OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+@asynccontextmanager
+async def transaction_of_another_program(url: str, statement: str) -> AsyncIterator[asyncpg.Connection]:
+    """A transaction that has run the statement and is rolled back at the end."""
+    connection = await asyncpg.connect(url)
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(statement)
+        yield connection
+        await transaction.rollback()
+    finally:
+        await connection.close()
+
+
+async def until(url: str, statement: str, count: int) -> None:
+    """Return once the statement counts so many."""
+    async with asyncio.timeout(30):
+        while (await fetch(url, statement))[0][0] != count:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES.values(), ids=OBSTACLES)
+async def test_killed_in_the_middle(obstacle: str, bare_database_url: str, database_url: str) -> None:
+    """A migration that is killed between two statements has changed nothing, and the next one succeeds."""
+    await prepare(bare_database_url, "1_first", *ROWS[:-1])
+    before = await catalog(bare_database_url), await contacts(bare_database_url)
+    async with transaction_of_another_program(bare_database_url, obstacle):
+        process = subprocess.Popen([RECON, "schema", "--apply", "--database-url", bare_database_url])
+        await until(bare_database_url, _WAITING, 1)
+
+        process.kill()
+        process.wait(10)
+
+    await until(bare_database_url, _OTHERS, 0)  # the server ends the killed process's session when it notices
+    assert (await catalog(bare_database_url), await contacts(bare_database_url)) == before
+    assert await apply_schema_to(bare_database_url) == [MIGRATED]
+    assert await catalog(bare_database_url) == await catalog(database_url)
+
+
+async def test_a_session_that_ends_in_the_middle(bare_database_url: str) -> None:
+    """If the server ends the session, the command says so in a line, and nothing is changed."""
+    await prepare(bare_database_url, "1_last", *ROWS)
+    before = await catalog(bare_database_url)
+    async with transaction_of_another_program(bare_database_url, OBSTACLES["the number"]) as other:
+        migrating = asyncio.create_task(
+            asyncio.to_thread(recon, "schema", "--apply", "--database-url", bare_database_url)
+        )
+        await until(bare_database_url, _WAITING, 1)
+
+        await other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        done = await migrating
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert await catalog(bare_database_url) == before
+
+
+async def test_a_table_setting_of_another_program(bare_database_url: str) -> None:
+    """It is left alone: the line says so, and the database keeps its schema 1."""
+    await prepare(bare_database_url, "1_last", "CREATE TABLE setting (name text, value text)")
+    before = await catalog(bare_database_url)
+
+    done = recon("schema", "--apply", "--database-url", bare_database_url)
+
+    assert done.returncode == 1
+    assert "recon: the database has a table `setting` that is not recon's" in done.stderr
+    assert await catalog(bare_database_url) == before
+
+
+def test_a_role_that_owns_nothing_cannot_migrate(bare_database_url: str) -> None:
+    """It is told who can, and nothing is changed."""
+    asyncio.run(execute(bare_database_url, SCHEMA))
+    with serving_role(bare_database_url) as url:
+        asyncio.run(execute(bare_database_url, "DROP TABLE setting", "COMMENT ON TABLE contact IS 'recon schema 1'"))
+
+        done = recon("schema", "--apply", "--database-url", url)
+
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert last == "recon: this role may not change the schema: run `recon schema --apply` as the tables' owner"
+
+
+async def test_the_way_back(bare_database_url: str) -> None:
+    """The statements of docs/operations.md give the last schema 1 back, with all rows, and it migrates again."""
+    [way_back] = [block for block in blocks("sql") if block.startswith("-- From schema 2 back to schema 1")]
+    await prepare(bare_database_url, "1_last", *ROWS[:-1])
+    before = await catalog(bare_database_url), await contacts(bare_database_url)
+    await apply_schema_to(bare_database_url)
+
+    await execute(bare_database_url, way_back)
+
+    assert (await catalog(bare_database_url), await contacts(bare_database_url)) == before
+    assert await apply_schema_to(bare_database_url) == [MIGRATED]
+
+
+STATEMENTS = [
+    "DELETE FROM setting",
+    "TRUNCATE setting",
+    "INSERT INTO setting DEFAULT VALUES",
+    "INSERT INTO setting (only_row) VALUES (false)",
+    "UPDATE setting SET only_row = false",
+    "UPDATE setting SET default_region = 'us'",
+    "UPDATE setting SET default_region = 'USA'",
+]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+async def test_the_table_setting_has_exactly_one_row(statement: str, database_url: str) -> None:
+    """Whoever writes: no row more, no row less, and a region is two letters."""
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+        await execute(database_url, statement)
+
+    assert [tuple(row) for row in await fetch(database_url, "TABLE setting")] == [(True, None)]

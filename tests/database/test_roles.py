@@ -1,0 +1,235 @@
+"""Least privilege: recon as a role that owns nothing, set up as docs/operations.md says."""
+
+import asyncio
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from recon.database.definitions import SCHEMA
+from recon.database.schema import grants
+from recon.database.transactions import Database
+from recon.errors import SchemaMismatch, Unavailable
+from tests.api.test_conformance import SCENARIOS, expect_scenario
+from tests.harness import ROOT
+from tests.harness.databases import execute, fetch
+from tests.harness.processes import MakeClient, StartRecon, recon
+
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
+PASSWORD = "a-good-password"  # noqa: S105 (the page's)
+
+
+def blocks(language: str) -> list[str]:
+    """The page's blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", OPERATIONS, flags=re.DOTALL | re.MULTILINE)
+
+
+def logged_in(url: str, role: str) -> str:
+    """The same database's URL, for the page's role."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{role}:{PASSWORD}@{parts.netloc.rpartition('@')[2]}"))
+
+
+@contextmanager
+def serving_role(owner_url: str) -> Iterator[str]:
+    """The page's role, made by the page's statements under a name of its own; its URL."""
+    role = f"recon_test_role_{os.getpid()}"
+    [create, *_] = [block.replace("ROLE recon ", f"ROLE {role} ") for block in blocks("sql")]
+    asyncio.run(execute(owner_url, create))
+    try:
+        [command] = [line.split() for line in blocks("sh")[0].splitlines()]
+        where = {"recon": role, "postgresql://owner@db/shop": owner_url}
+        done = recon(*(where.get(word, word) for word in command[1:]))
+        assert done.returncode == 0, done.stderr
+        yield logged_in(owner_url, role)
+    finally:
+        asyncio.run(execute(owner_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}"))
+
+
+@pytest.fixture(scope="module")
+def role_url(shared_database_url: str) -> Iterator[str]:
+    """The module's database, for the role that serves."""
+    with serving_role(shared_database_url) as url:
+        yield url
+
+
+async def test_it_serves_everything(role_url: str, shared_database_url: str, make_client: MakeClient) -> None:
+    """Every scenario of the contract ends as it must."""
+    client = await make_client(database_url=role_url)
+    assert (await client.get("/readyz")).status == 200
+
+    for scenario in SCENARIOS:
+        await execute(shared_database_url, "TRUNCATE contact RESTART IDENTITY")
+        await expect_scenario(scenario, client, shared_database_url)
+
+
+def test_it_serves_and_checks_as_commands(role_url: str, start_recon: StartRecon) -> None:
+    """`recon serve` comes up with it, in several processes too, and `recon check` has what it needs."""
+    start_recon("--database-url", role_url, "--workers", "2")
+
+    done = recon("check", "--database-url", role_url)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+FORBIDDEN = [
+    "DELETE FROM contact",
+    "TRUNCATE contact",
+    "TRUNCATE writer_lane",
+    "UPDATE contact SET email = 'x'",
+    "UPDATE contact SET phone_number = 'x', phone_key = 'x'",
+    "UPDATE contact SET created_at = now()",
+    "UPDATE contact SET deleted_at = now()",
+    "UPDATE contact SET id = 1",
+    "INSERT INTO contact (email, deleted_at) VALUES ('x', now())",
+    "INSERT INTO writer_lane DEFAULT VALUES",
+    "DELETE FROM writer_lane",
+    "UPDATE setting SET default_region = 'US'",
+    "DELETE FROM setting",
+    "ALTER TABLE contact DROP COLUMN email",
+    "ALTER TABLE contact DISABLE TRIGGER ALL",
+    "DROP TABLE contact",
+    "DROP INDEX contact_email_idx",
+    "CREATE TABLE other ()",
+    "CREATE SCHEMA other",
+    "CREATE OR REPLACE FUNCTION contact_phone_key() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    "CREATE ROLE other",
+    "COPY contact TO PROGRAM 'true'",
+]
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN)
+async def test_it_can_do_no_more(role_url: str, statement: str) -> None:
+    """What serving does not take is refused."""
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await execute(role_url, statement)
+
+
+async def answers(database: Database) -> bool:
+    """Whether the database can be served."""
+    try:
+        await database.check()
+    except Unavailable:
+        return False
+    return True
+
+
+REVOCATIONS = [
+    "SELECT ON contact",
+    "INSERT (phone_key) ON contact",
+    "UPDATE (linked_id) ON contact",
+    "USAGE ON SEQUENCE contact_id_seq",
+    "UPDATE ON writer_lane",
+    "SELECT ON setting",
+]
+
+
+@pytest.mark.parametrize("privilege", REVOCATIONS)
+async def test_a_missing_grant_is_told(role_url: str, shared_database_url: str, privilege: str) -> None:
+    """At the start and while it serves, recon says that its role lacks something, and how it gets that."""
+    role = urlsplit(role_url).username or ""
+    async with Database(role_url).opened() as database:
+        await execute(shared_database_url, f"REVOKE {privilege} FROM {role}")
+        try:
+            with pytest.raises(Unavailable, match="run `recon schema --apply --grant ROLE` as the tables' owner"):
+                await database.check()
+            with pytest.raises(SchemaMismatch, match="this role may not do all that serving takes"):
+                await Database(role_url).prepare()
+        finally:
+            await execute(shared_database_url, grants(role))
+        async with asyncio.timeout(10):
+            while not await answers(database):
+                await asyncio.sleep(0.05)
+
+
+def test_a_database_without_the_schema(role_url: str, bare_database_url: str) -> None:
+    """Who may not make the schema is told in one line, and serves nothing."""
+    done = recon("serve", "--database-url", logged_in(bare_database_url, str(urlsplit(role_url).username)))
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("recon: the database has no schema yet, and this role may not")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_grants_are_printed() -> None:
+    """Without --apply, the schema and the grants, for any role's name."""
+    done = recon("schema", "--grant", 'we"ird')
+
+    assert done.stdout == "BEGIN;\n\n" + SCHEMA + grants('we"ird') + "\nCOMMIT;\n"
+    assert 'TO "we""ird";' in done.stdout
+
+
+def test_grants_to_nobody(shared_database_url: str) -> None:
+    """A role that is not there is one line."""
+    done = recon("schema", "--apply", "--grant", "nobody at all", "--database-url", shared_database_url)
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == 'recon: the grants were not made: role "nobody at all" does not exist'
+
+
+async def test_another_schema_than_public(
+    server_url: str, role_url: str, bare_database_url: str, make_client: MakeClient
+) -> None:
+    """The page's statements put recon into a schema of its own."""
+    role, owner = str(urlsplit(role_url).username), (await fetch(server_url, "SELECT current_user"))[0][0]
+    statements = blocks("sql")[1].replace("TO recon;", f"TO {role};").replace("ROLE recon ", f"ROLE {role} ")
+    database = urlsplit(bare_database_url).path[1:]
+    statements = statements.replace("DATABASE shop", f"DATABASE {database}").replace("ROLE owner", f'ROLE "{owner}"')
+    await execute(bare_database_url, statements)
+    done = recon("schema", "--apply", "--grant", role, "--database-url", bare_database_url)
+    assert done.returncode == 0, done.stderr
+
+    client = await make_client(database_url=logged_in(bare_database_url, role))
+    await expect_scenario(SCENARIOS[0], client, bare_database_url)
+
+    tables = (
+        "SELECT DISTINCT relnamespace::regnamespace::text FROM pg_class WHERE relname IN ('contact', 'writer_lane')"
+    )
+    assert [row[0] for row in await fetch(bare_database_url, tables)] == ["identities"]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        ("search_path=nowhere", "the database has no schema yet, and this role may not make it"),
+        ("channel_binding=require", "the database URL cannot be used: unrecognized configuration parameter"),
+        ("connect_timeout=5", "the database URL cannot be used: unrecognized configuration parameter"),
+        ("work_mem=much", "the database URL cannot be used: invalid value for parameter"),
+        ("sslmode=perhaps", "the database URL cannot be used: `sslmode` parameter must be one of"),
+    ],
+)
+def test_a_url_that_cannot_be_used(database_url: str, parameter: str, message: str) -> None:
+    """What no waiting would mend ends recon with one line."""
+    done = recon("serve", "--database-url", f"{database_url}{'&' if '?' in database_url else '?'}{parameter}")
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"recon: {message}")
+    assert "Traceback" not in done.stderr
+
+
+async def test_the_trigger_looks_in_no_other_schema(database_url: str) -> None:
+    """Whatever stands first in the search_path of who inserts, the key is made by PostgreSQL's own functions."""
+    await execute(
+        database_url,
+        "CREATE SCHEMA other",
+        "CREATE FUNCTION other.lower(text) RETURNS text LANGUAGE sql AS $$ SELECT 'taken over' $$",
+        "CREATE FUNCTION other.translate(text, text, text) RETURNS text LANGUAGE sql AS $$ SELECT '0' $$",
+        "CREATE FUNCTION other.btrim(text, text) RETURNS text LANGUAGE sql AS $$ SELECT '0' $$",
+        "SET search_path = other, pg_catalog, public; INSERT INTO contact (phone_number) VALUES ('Ab'), ('1-2')",
+    )
+
+    rows = await fetch(database_url, "SELECT phone_key FROM contact ORDER BY id")
+
+    assert [row[0] for row in rows] == ["ab", "12"]
+
+
+async def test_a_part_of_the_schema(database_url: str) -> None:
+    """A database that has lost a part of the schema is refused in a line that names it."""
+    await execute(database_url, "DROP TABLE writer_lane")
+
+    with pytest.raises(SchemaMismatch, match=r"lacks parts of recon's schema \(table writer_lane\); `recon"):
+        await Database(database_url).prepare()

@@ -1,0 +1,5 @@
+"""What tests share and is no test: recon as a process, databases, models, load, faults, checkers."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,64 @@
+"""Clients that all write about one large identity at the same moment: those that read, or those that never read.
+
+    python tests/harness/crowd.py PORT COUNT read|ignore
+
+It is a process of its own, so that the load does not delay the process that measures. With `read` it writes how many
+answers had each status ("closed" without an answer), and the seconds of the longest; with `ignore` it writes
+"connected" and keeps the connections until its standard input ends.
+"""
+
+import asyncio
+import json
+import socket
+import sys
+import time
+from collections import Counter
+
+PHONE = "99999999"  # of the large identity
+
+
+def request(number: int) -> bytes:
+    """Make a request that brings a new email of 300 characters for the large identity."""
+    body = json.dumps({"email": f"{number:0>300}@crowd.example", "phoneNumber": PHONE}).encode()
+    head = b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % len(body) + body
+
+
+async def _read(port: int, number: int) -> tuple[str, float]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    started = time.monotonic()
+    writer.write(request(number))
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.partition(b"Content-Length: ")[2].split(b"\r\n", 1)[0]))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return "closed", time.monotonic() - started
+    finally:
+        writer.close()
+    return head.split(b" ", 2)[1].decode(), time.monotonic() - started
+
+
+async def _all_read(port: int, count: int) -> None:
+    answers = await asyncio.gather(*(_read(port, number) for number in range(count)))
+    json.dump([Counter(status for status, _ in answers), max(seconds for _, seconds in answers)], sys.stdout)
+
+
+def _ignore(port: int, count: int) -> None:
+    connections = []
+    for number in range(count):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # or the kernel takes much of the answer
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(request(number))
+        connections.append(connection)
+    sys.stdout.write("connected\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    port, count = int(sys.argv[1]), int(sys.argv[2])
+    if sys.argv[3] == "read":
+        asyncio.run(_all_read(port, count))
+    else:
+        _ignore(port, count)

@@ -1,0 +1,336 @@
+"""Faults under load: each breaks something for real, between many clients that write down what they are told.
+
+    async with fleet(server, folder) as recons:
+        figures = await survived(crash, recons, seed=1)
+    assert figures.violations == []
+
+A fault is a coroutine function of the fleet and of the history of its load. It returns when nothing is broken any more,
+with figures that show that something was, and raises AssertionError when nothing was.
+"""
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from math import inf
+from pathlib import Path
+from typing import TypeAlias
+
+import aiohttp
+import asyncpg
+
+from recon.sql import invariants
+from tests.harness.databases import execute
+from tests.harness.history import Contact, Exchange, History, Outcome, check, contacts
+from tests.harness.postgres import Cut, Postgres, Proxy, lasting_port
+from tests.harness.processes import Process, StartRecon, recon_processes
+from tests.harness.shop import driving
+
+PROCESSES = 2
+REQUESTS = 3_000  # that are acknowledged in a round: a third of them before the fault, a third after it at least
+UNTIL_WELL = 30  # seconds after which looking for a service that is well again is given up
+UNTIL_KNOWN = 3  # seconds until a process must say that its database does not answer
+PROBES = "probes.example"  # whose customers are sent to see whether a process serves
+
+
+class Fleet:
+    """recon processes on one database, each with a network of its own to it, at an address that it keeps.
+
+    Attributes
+    ----------
+    server : the database's server.
+    database_url : straight to the database.
+    proxies : the networks, one for each process.
+    processes : those that were started last.
+    urls : the processes' addresses.
+    """
+
+    def __init__(self, server: Postgres, database: str, proxies: Sequence[Proxy], start: StartRecon) -> None:
+        self.server = server
+        self.database_url = server.url(database)
+        self.proxies = proxies
+        self._start = start
+        self._arguments = [("--database-url", server.url(database, proxy.port)) for proxy in proxies]
+        self._ports = [lasting_port() for _ in proxies]
+        self.urls = [f"http://127.0.0.1:{port}" for port in self._ports]
+        self.processes: list[Process] = [self._started(number) for number in range(len(proxies))]
+        self._past: list[Process] = []
+
+    def _started(self, number: int) -> Process:
+        return self._start(*self._arguments[number], ready=False, port=self._ports[number])
+
+    def restart(self, number: int) -> None:
+        """Start the process with this number again, which must have ended."""
+        assert self.processes[number].popen.poll() is not None
+        self._past.append(self.processes[number])
+        self.processes[number] = self._started(number)
+
+    async def ended(self, number: int) -> int:
+        """The exit code of a process, once it has ended."""
+        return await asyncio.to_thread(self.processes[number].popen.wait, UNTIL_WELL)
+
+    async def stop(self) -> None:
+        """Stop all processes."""
+        await asyncio.gather(*(asyncio.to_thread(process.stop) for process in self.processes))
+
+    def complaints(self) -> list[str]:
+        """What was logged, by any process, that nobody expects of a database that comes and goes."""
+        return [f"log: {event}" for process in (*self._past, *self.processes) for event in process.failures()]
+
+
+@asynccontextmanager
+async def fleet(server: Postgres, folder: Path) -> AsyncIterator[Fleet]:
+    """recon processes on an empty database of `server`, all well; they are stopped in the end."""
+    database = f"fleet_{time.monotonic_ns()}"
+    await execute(server.url(), f"CREATE DATABASE {database} ENCODING UTF8 TEMPLATE template0")
+    async with AsyncExitStack() as stack:
+        proxies = [await stack.enter_async_context(Proxy(server.port).running()) for _ in range(PROCESSES)]
+        recons = Fleet(server, database, proxies, stack.enter_context(recon_processes(folder)))
+        stack.push_async_callback(recons.stop)
+        await asyncio.gather(*(asyncio.to_thread(process.wait_until_ready) for process in recons.processes))
+        yield recons
+
+
+async def until_well(urls: Sequence[str]) -> float:
+    """Seconds until every process has answered a write, a read and /readyz with 200."""
+    started = time.monotonic()
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        try:
+            async with asyncio.timeout(UNTIL_WELL):
+                await asyncio.gather(*(_until_well(session, url) for url in urls))
+        except TimeoutError:
+            raise AssertionError(f"not well after {UNTIL_WELL} seconds") from None
+    return time.monotonic() - started
+
+
+async def _until_well(session: aiohttp.ClientSession, url: str) -> None:
+    said: dict[str, str] = {}
+
+    async def writes() -> int:
+        said["email"] = f"{time.monotonic_ns()}@{PROBES}"  # new at each try
+        return await reads()
+
+    async def reads() -> int:
+        async with session.post(f"{url}/identify", json=said) as response:
+            return response.status
+
+    async def is_ready() -> int:
+        async with session.get(f"{url}/readyz") as response:
+            return response.status
+
+    for look in (writes, reads, is_ready):
+        while not await _is_ok(look):
+            await asyncio.sleep(0.02)
+
+
+async def _is_ok(look: Callable[[], Awaitable[int]]) -> bool:
+    try:
+        return await look() == 200
+    except aiohttp.ClientError:
+        return False
+
+
+Fault: TypeAlias = Callable[[Fleet, History], Awaitable[dict[str, float]]]
+
+
+@dataclass
+class Figures:
+    """What a fault, or several of a kind, came to.
+
+    Attributes
+    ----------
+    load : the figures of the history.
+    until_well : seconds from the fault's end until every process served again; the longest.
+    seen : what the fault has seen of itself, by name.
+    violations : what is wrong: nothing.
+    """
+
+    load: dict[str, float] = field(default_factory=dict)
+    until_well: float = 0
+    seen: dict[str, float] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+
+
+async def survived(fault: Fault, recons: Fleet, *, seed: int, rounds: int = 1, requests: int = REQUESTS) -> Figures:
+    """Break something so many times under load, and look afterwards whether anything is wrong."""
+    figures = Figures()
+    async with driving(recons.urls, seed=seed) as history:
+        for _ in range(rounds):
+            before = history.acknowledged
+            await history.reached(before + requests // 3)
+            for name, value in (await fault(recons, history)).items():
+                figures.seen[name] = max(value, figures.seen.get(name, 0))
+            figures.until_well = max(figures.until_well, await until_well(recons.urls))
+            await history.reached(max(before + requests, history.acknowledged + requests // 3))
+    figures.load = history.figures()
+    rows = [row for row in await contacts(recons.database_url) if not (row["email"] or "").endswith(PROBES)]
+    figures.violations = [
+        *(str(violation) for violation in check(history, rows)),
+        *(await invariants.check(recons.database_url))[0],
+        *recons.complaints(),
+        *(f"{each}: {each.status}" for each in history.of(Outcome.UNKNOWN) if each.status == 500),
+    ]
+    return figures
+
+
+def _lost(history: History, since: float) -> int:
+    """How many requests went without what they asked for since a moment."""
+    return sum(each.ended >= since for each in history.of(Outcome.REFUSED, Outcome.UNKNOWN) if each.status != 400)
+
+
+def kill(cut: Cut) -> Fault:
+    """`kill -9` of a process in the middle of a batch: as its COMMIT sets out, or once the database has committed."""
+
+    async def kill_in_commit(recons: Fleet, history: History) -> dict[str, float]:
+        [process, *_], [proxy, *_] = recons.processes, recons.proxies
+        in_flight: list[int] = []
+
+        def at_commit() -> Cut:
+            process.popen.kill()
+            proxy.at_commit = lambda: Cut.NOT
+            in_flight.append(sum(each.ended == inf and each.url == recons.urls[0] for each in history.exchanges))
+            return cut
+
+        proxy.at_commit = at_commit
+        code = await recons.ended(0)
+        recons.restart(0)
+        assert code == -signal.SIGKILL
+        assert in_flight[0] > 1, "it was killed in a batch of one"
+        return {"in flight": in_flight[0]}
+
+    return kill_in_commit
+
+
+async def crash(recons: Fleet, history: History) -> dict[str, float]:
+    """The database's server crashes and recovers."""
+    started = time.monotonic()
+    recoveries = recons.server.log.count("automatic recovery in progress")
+    await asyncio.to_thread(recons.server.crash)
+    assert recons.server.log.count("automatic recovery in progress") == recoveries + 1
+    lost = _lost(history, started)
+    assert lost, "nobody noticed"
+    return {"requests not answered": lost, "seconds away": time.monotonic() - started}
+
+
+def terminations(count: int) -> Fault:
+    """The sessions of random connections are ended, ten a second."""
+
+    async def terminate(recons: Fleet, history: History) -> dict[str, float]:
+        started = time.monotonic()
+        operator = await asyncpg.connect(recons.database_url)
+        ended = 0
+        try:
+            while ended < count:
+                await asyncio.sleep(0.1)
+                ended += await operator.fetchval(TERMINATE) or 0
+        finally:
+            await operator.close()
+        lost = _lost(history, started)
+        assert lost, "nobody noticed"
+        return {"sessions ended": ended, "requests not answered": lost}
+
+    return terminate
+
+
+TERMINATE = """
+SELECT pg_terminate_backend(pid)::int FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'recon' ORDER BY random() LIMIT 1
+"""
+
+
+async def stop(recons: Fleet, history: History) -> dict[str, float]:
+    """A process is asked to stop, and started again when it has: what it had accepted was answered.
+
+    A request that is on its way on an idle connection just as that is closed was not accepted: it has done nothing.
+    """
+    in_flight = [each for each in history.exchanges if each.ended == inf and each.url == recons.urls[0]]
+    assert in_flight, "it had nothing to do"
+    recons.processes[0].popen.send_signal(signal.SIGTERM)
+    code = await recons.ended(0)
+    rows = await contacts(recons.database_url)
+    recons.restart(0)
+    assert code == 0
+    dropped = [each for each in history.of(Outcome.UNKNOWN) if each.url == recons.urls[0]]
+    assert not _filed(dropped, history, rows), "accepted and not answered"
+    return {"in flight": len(in_flight), "dropped unread": len(dropped)}
+
+
+def _filed(exchanges: Sequence[Exchange], history: History, rows: Sequence[Contact]) -> list[str]:
+    """Those that left a row before they ended, one that no other request can have left."""
+    epoch = time.time() - time.monotonic()  # the moment 0 by the database's clock, which is this machine's
+    made = {(row["email"], row["phone_number"]): row["created_at"].timestamp() - epoch for row in rows}
+    requests = Counter(row for _, row in {(each.number, each.said.row) for each in history.exchanges})
+    return [
+        str(each) for each in exchanges if requests[each.said.row] == 1 and made.get(each.said.row, inf) < each.ended
+    ]
+
+
+def pause(seconds: float) -> Fault:
+    """The database's server stands still for a while: nothing happens, but recon is alive and says how it is."""
+
+    async def stand_still(recons: Fleet, history: History) -> dict[str, float]:
+        with recons.server.paused():
+            started = time.monotonic()
+            looks = await asyncio.gather(
+                *(_look(f"{url}/{path}") for url in recons.urls for path in ("healthz", "readyz"))
+            )
+            assert [status for status, _ in looks] == [200, 503] * PROCESSES
+            assert max(taken for _, taken in looks) < UNTIL_KNOWN
+            await asyncio.sleep(started + seconds - time.monotonic())
+            served = [each for each in history.of(Outcome.ACKNOWLEDGED) if each.ended > started + 1]
+            assert not served, "it did not stand still"
+        return {"seconds paused": seconds, "seconds until not ready": max(taken for _, taken in looks)}
+
+    return stand_still
+
+
+async def _look(url: str) -> tuple[int, float]:
+    """The status of an answer, and the seconds it took."""
+    started = time.monotonic()
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status, time.monotonic() - started
+
+
+def cuts(count: int) -> Fault:
+    """The network is cut in every fifth COMMIT, by turns on its way there and on the way of its answer."""
+
+    async def cut_commits(recons: Fleet, history: History) -> dict[str, float]:
+        done = asyncio.Event()
+        whole = [Cut.NOT] * 4
+        turns = islice(cycle([*whole, Cut.BEFORE, *whole, Cut.AFTER]), 5 * count)
+
+        def at_commit() -> Cut:
+            turn = next(turns, None)
+            if turn is None:
+                done.set()
+            return turn or Cut.NOT
+
+        before = len(_of_unknown_outcome(history))
+        for proxy in recons.proxies:
+            proxy.at_commit = at_commit
+        await done.wait()
+        unknown = len(_of_unknown_outcome(history)) - before
+        assert unknown >= count, "somebody was told what nobody could know"
+        return {"cuts": count, "answered that the outcome is unknown": unknown}
+
+    return cut_commits
+
+
+def _of_unknown_outcome(history: History) -> list[Exchange]:
+    return [each for each in history.of(Outcome.UNKNOWN) if b"urn:recon:outcome-unknown" in each.body]
+
+
+FAULTS: dict[str, Fault] = {
+    "kill -9 before COMMIT": kill(Cut.BEFORE),
+    "kill -9 after COMMIT": kill(Cut.AFTER),
+    "the database crashes": crash,
+    "sessions are terminated": terminations(20),
+    "SIGTERM": stop,
+    "the database hangs": pause(10),
+    "the network fails during COMMIT": cuts(20),
+}

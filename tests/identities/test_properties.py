@@ -1,0 +1,134 @@
+"""The rules as properties: whatever is sent, in whatever batches, recon and the model agree."""
+
+import asyncio
+import json
+from functools import partial
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recon.api.messages import identify_response
+from recon.database.transactions import Database
+from recon.identities.batching import coalesced, plain
+from recon.identities.deadlines import Deadlines
+from recon.identities.identify import Identify
+from recon.rules.clusters import Clusters, Contact, consolidate
+from recon.rules.identifiers import Identifiers
+from recon.rules.reconcile import decide
+from tests.harness.model import Model, Said
+
+# Few values, so that they meet often.
+EMAILS = st.sampled_from([None, "a", "b", "c", "d", "e"])
+PHONES = st.sampled_from([None, "1", "2", "3", "4", "5"])
+SAID = st.tuples(EMAILS, PHONES).filter(any)
+BATCHES = st.lists(st.lists(SAID, min_size=1, max_size=8), min_size=1, max_size=8)
+
+
+def identifiers(said: Said) -> Identifiers:
+    """A request in normal form."""
+    return Identifiers(said[0], said[1], said[1])
+
+
+class Table:
+    """What the database does with a plan, on a list."""
+
+    def __init__(self) -> None:
+        self.rows: list[Contact] = []
+
+    def run(self, batch: list[Said]) -> list[Any]:
+        """The answers to a batch."""
+        rows = [Contact(c.rank, c.id, c.linked_id, c.email, c.phone_number, c.phone_key) for c in self.rows]
+        plan = decide([identifiers(said) for said in batch], Clusters(rows))
+        for contact, _ in plan.inserts:
+            contact.id = contact.rank + 1
+        self.rows += [
+            Contact(
+                new.rank, new.id, None if primary is new else primary.id, new.email, new.phone_number, new.phone_key
+            )
+            for new, primary in plan.inserts
+        ]
+        for root, primary_id in plan.relinks:
+            for row in self.rows:
+                if root in (row.id, row.linked_id):
+                    row.linked_id = None if row.id == primary_id else primary_id
+        return [_parsed(identify_response(identity)) for identity in plan.identities()]
+
+
+@settings(max_examples=500)
+@given(BATCHES)
+def test_the_rules_agree_with_the_model(batches: list[list[Said]]) -> None:
+    """Answers and rows are those of the model, which takes the requests one by one."""
+    model, table = Model(), Table()
+
+    for batch in batches:
+        assert table.run(batch) == [model.identify(said) for said in batch]
+
+    assert [(row.id, row.email, row.phone_number, row.linked_id) for row in table.rows] == model.table()
+
+
+@settings(max_examples=200)
+@given(st.lists(SAID, min_size=1, max_size=30))
+def test_repeating_adds_nothing(requests: list[Said]) -> None:
+    """I5: after any history, each of its requests is known, alone and in one batch."""
+    table = Table()
+    table.run(requests)
+    before = [(row.id, row.linked_id) for row in table.rows]
+
+    table.run(requests)
+
+    assert [(row.id, row.linked_id) for row in table.rows] == before
+    clusters = Clusters(table.rows)
+    for said in requests:
+        known = clusters.knowing(identifiers(said))
+        assert known is not None
+        assert consolidate(known.primary, known.contacts).primary_id == known.primary.id
+
+
+@pytest.mark.parametrize("form", ["batches", "coalesced", "plain"])
+def test_the_database_agrees_with_the_model(form: str, database_url: str) -> None:
+    """The same on PostgreSQL: in batches of the test's making, and one by one in both forms."""
+
+    async def scenario(batches: list[list[Said]]) -> None:
+        model = Model()
+        async with Database(database_url).opened() as database:
+            identify = Identify(database, identify_response)
+            one = (
+                coalesced(identify, 100, Deadlines(5)) if form == "coalesced" else plain(identify, 100, Deadlines(5), 4)
+            )
+            for batch in batches:
+                requests = [identifiers(said) for said in batch]
+                if form == "batches":
+                    answers = await identify.write(partial(list, requests))
+                else:
+                    answers = [await one(request) for request in requests]
+                expected = [model.identify(said) for said in batch]
+                assert [_parsed(answer) for answer in answers] == expected
+                # What was filed is now known to the read pass, with the latest state for everyone.
+                known = await identify.read(partial(list, requests))
+                assert all(known)
+        rows = await _take_rows(database_url)
+        assert [tuple(row) for row in rows] == model.table()
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(BATCHES)
+    def holds(batches: list[list[Said]]) -> None:
+        asyncio.run(scenario(batches))
+
+    holds()
+
+
+def _parsed(answer: bytes) -> Any:
+    return json.loads(answer)["contact"]
+
+
+async def _take_rows(url: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch("SELECT id, email, phone_number, linked_id FROM contact ORDER BY id")
+        await connection.execute("TRUNCATE contact RESTART IDENTITY")
+        return rows
+    finally:
+        await connection.close()

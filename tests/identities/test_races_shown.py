@@ -1,0 +1,96 @@
+"""Each race with the protection off, to see it go wrong; then with it on, under the very same timing."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import asyncpg
+import pytest
+
+from recon.api.messages import identify_response
+from recon.database.transactions import Connection, Database
+from recon.identities.identify import Identify
+from recon.rules.clusters import Contact
+from recon.rules.identifiers import Identifiers
+from recon.settings import DatabaseSettings
+from recon.sql import contacts as sql
+from tests.harness.databases import fetch
+from tests.harness.races import RACES, Said
+
+AT_ONCE = 8
+
+
+class AllHaveRead:
+    """Holds each of the first `n` transactions after its read until all of them have read.
+
+    That is the worst case for any protection: every decision is taken before any is written.
+    """
+
+    def __init__(self, n: int, statement: str) -> None:
+        self._barrier = asyncio.Barrier(n)
+        self._left = n
+        self._statement = statement
+
+    async def __call__(self, connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
+        contacts = await sql._contacts(connection, self._statement, batch)
+        if self._left:
+            self._left -= 1
+            await self._barrier.wait()
+        return contacts
+
+
+async def _run(
+    url: str, isolation: str, at_once: list[Said], before: list[Said], monkeypatch: pytest.MonkeyPatch
+) -> list[Any]:
+    """What became of requests that all read before any of them wrote, each in its own transaction."""
+    async with Database(
+        url, DatabaseSettings(pool_size=len(at_once) + 1, writer_lane=False, isolation=isolation)
+    ).opened() as database:
+        identify = Identify(database, identify_response)
+        for said in before:
+            await identify.write(partial(list, [_identifiers(said)]))
+        # Without FOR UPDATE, which would order some of them already: what is shown is SERIALIZABLE's part.
+        monkeypatch.setattr(sql, "lock_clusters", AllHaveRead(len(at_once), sql.FETCH_CLUSTERS))
+        return await asyncio.gather(
+            *(identify.write(partial(list, [_identifiers(said)])) for said in at_once), return_exceptions=True
+        )
+
+
+def _identifiers(said: Said) -> Identifiers:
+    email, phone = said
+    return Identifiers(email, phone, phone)
+
+
+async def _clusters(url: str) -> list[tuple[int, list[Said]]]:
+    """Every cluster in the table: its number of primaries, and what its rows say."""
+    rows = await fetch(url, "SELECT id, coalesce(linked_id, id) AS root, email, phone_number FROM contact ORDER BY id")
+    clusters: dict[int, list[asyncpg.Record]] = {}
+    for row in rows:
+        clusters.setdefault(row["root"], []).append(row)
+    return [
+        (sum(row["id"] == root for row in members), sorted((row["email"], row["phone_number"]) for row in members))
+        for root, members in clusters.items()
+    ]
+
+
+@pytest.mark.parametrize("name", RACES)
+async def test_without_protection(name: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In READ COMMITTED the race loses data, doubles it, or breaks a rule that the schema then refuses."""
+    race = RACES[name](AT_ONCE)
+
+    outcomes = await _run(database_url, "READ COMMITTED", race.at_once, race.before, monkeypatch)
+
+    refused = any(isinstance(outcome, asyncpg.PostgresError) for outcome in outcomes)
+    assert refused or await _clusters(database_url) != [(1, sorted(race.rows))]
+
+
+@pytest.mark.parametrize("name", RACES)
+async def test_with_protection(name: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In SERIALIZABLE with its retry, the same timing ends as a serial run does."""
+    race = RACES[name](AT_ONCE)
+
+    outcomes = await _run(database_url, "SERIALIZABLE", race.at_once, race.before, monkeypatch)
+
+    assert all(isinstance(outcome, list) for outcome in outcomes), outcomes
+    assert await _clusters(database_url) == [(1, sorted(race.rows))]

@@ -1,0 +1,348 @@
+"""The documentation is true: the API's document and page, and the README's examples, settings and commands."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from openapi_spec_validator import validate
+from pydantic import SecretStr, TypeAdapter
+
+from recon import __version__
+from recon.api.messages import IdentifyRequest, IdentifyResponse
+from recon.api.openapi import document
+from recon.app import ENDPOINTS, create_app
+from recon.cli.options import is_option, shown_default, variables
+from recon.http.endpoints import Endpoint
+from recon.http.problems import Problem
+from recon.keys import new_key
+from recon.settings import Settings
+from tests.harness import ROOT
+from tests.harness.processes import Process, StartRecon, recon, recon_processes
+
+README = (ROOT / "README.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "bench/results/README.md")
+}
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+
+
+def _endpoints() -> list[Endpoint]:
+    """The records of all endpoints; nothing is connected to for them."""
+    return create_app(Settings(database_url=SecretStr("postgresql://localhost/nothing")))[ENDPOINTS]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_document_is_valid(strict: bool) -> None:
+    """The OpenAPI document is one."""
+    validate(document(_endpoints(), strict=strict))
+
+
+async def test_the_document_names_every_route(client: "TestClient[Any, Any]") -> None:
+    """What is served is documented, and what is documented is served; the page's own files aside."""
+    served = {
+        (route.resource.canonical, route.method.lower())
+        for route in client.server.app.router.routes()  # type: ignore[attr-defined]
+        if route.resource and route.method not in {"HEAD", "*"} and not route.resource.canonical.startswith("/docs")
+    } - {("/", "get"), ("/openapi.json", "get")}
+
+    published = await (await client.get("/openapi.json")).json()
+
+    assert {(path, method) for path, methods in published["paths"].items() for method in methods} == served
+    assert published["info"]["version"] == __version__
+
+
+async def test_the_documents_examples_work(client: "TestClient[Any, Any]") -> None:
+    """Each example request is accepted and answered in the documented form, and the example answer has it too."""
+    operation = document(_endpoints())["paths"]["/identify"]["post"]
+    answers = TypeAdapter(IdentifyResponse)
+    for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
+        response = await client.post("/identify", json=example["value"])
+
+        assert response.status == 200
+        answers.validate_python(await response.json(), strict=True)
+    for example in IdentifyRequest.model_json_schema()["examples"]:
+        assert (await client.post("/identify", json=example)).status == 200
+    answers.validate_python(operation["responses"]["200"]["content"]["application/json"]["example"], strict=True)
+    problem = await client.post("/identify", json={})
+    TypeAdapter(Problem).validate_python(await problem.json(content_type=None), strict=True)
+
+
+async def test_the_root_leads_to_the_docs(client: "TestClient[Any, Any]") -> None:
+    """/ redirects to the page, which loads nothing from elsewhere."""
+    response = await client.get("/", allow_redirects=False)
+    page = await (await client.get("/docs")).text()
+
+    assert (response.status, response.headers["Location"]) == (302, "/docs")
+    assert "//" not in re.sub(r"<!doctype html>", "", page)
+    for path in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert (await client.get(f"/{path}")).status == 200
+
+
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for argument in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        "--window-size=1200,2400",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(CHROMEDRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromium-driver")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_the_page_in_a_browser(browser: Any, start_recon: StartRecon, database_url: str, tmp_path: Path) -> None:
+    """The page renders without an error, and its examples work when they are tried there, with an API key."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    secret, entry = new_key("page", ["admin"])
+    process = start_recon("--database-url", database_url, env=os.environ | {"RECON_API_KEYS": entry})
+    wait = WebDriverWait(browser, 20)
+    browser.get(f"{process.url}/")
+    wait.until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".btn.authorize"))[0].click()
+    wait.until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".auth-container input"))[0].send_keys(secret)
+    browser.find_element(By.CSS_SELECTOR, ".auth-btn-wrapper .authorize").click()
+    browser.find_element(By.CSS_SELECTOR, ".auth-btn-wrapper .btn-done").click()
+    wait.until(lambda driver: driver.find_elements(By.ID, "operations-identity-identify"))
+    browser.find_element(By.CSS_SELECTOR, "#operations-identity-identify .opblock-summary-control").click()
+    wait.until(lambda driver: driver.find_elements(By.CSS_SELECTOR, "#operations-identity-identify .execute"))
+    examples = wait.until(
+        lambda driver: driver.find_element(By.CSS_SELECTOR, "#operations-identity-identify .examples-select select")
+    )
+    values = [option.get_attribute("value") for option in Select(examples).options]
+    assert values == list(
+        document(_endpoints())["paths"]["/identify"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    )
+
+    seen = []
+    for value in values:
+        Select(
+            browser.find_element(By.CSS_SELECTOR, "#operations-identity-identify .examples-select select")
+        ).select_by_value(value)
+        browser.find_element(By.CSS_SELECTOR, "#operations-identity-identify .execute").click()
+        wanted = len(seen) + 1
+        wait.until(lambda _, wanted=wanted: _answered(process, secret) >= wanted)
+        wait.until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".live-responses-table .response-col_status"))
+        status = browser.find_element(By.CSS_SELECTOR, ".live-responses-table .response .response-col_status").text
+        seen.append(status.split()[0])
+
+    browser.save_screenshot(str(tmp_path / "docs.png"))
+    assert seen == ["200"] * len(values)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in {"SEVERE", "WARNING"}] == []
+    assert browser.find_elements(By.CSS_SELECTOR, ".errors-wrapper") == []
+
+
+def _answered(process: Process, secret: str) -> float:
+    import urllib.request
+
+    asked = urllib.request.Request(f"{process.url}/metrics", headers={"Authorization": f"Bearer {secret}"})
+    with urllib.request.urlopen(asked) as response:
+        found = re.search(
+            r'recon_http_requests_total\{route="/identify",status="200"\} (\S+)', response.read().decode()
+        )
+    return float(found[1]) if found else 0
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def served(tmp_path: Path, database_url: str) -> Iterator[Process]:
+    """A recon on an empty database."""
+    with recon_processes(tmp_path) as start:
+        yield start("--database-url", database_url)
+
+
+def test_the_readmes_requests(served: Process) -> None:
+    """Run one after another on an empty database, the README's curl lines give the README's answers."""
+    tried = 0
+    for block in _blocks("console"):
+        for example in block.replace("\\\n", " ").split("$ ")[1:]:
+            command, answer = example.split("\n", 1)
+            arguments = shlex.split(command.replace("127.0.0.1:8000", f"127.0.0.1:{served.port}"))
+
+            done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=True)
+
+            assert json.loads(done.stdout) == json.loads(answer), command
+            tried += 1
+    assert tried >= 5
+
+
+def test_the_settings_page() -> None:
+    """docs/settings.md has every setting, with its variable, default and meaning, in order."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "the platform's user data folder" if name == "data_dir" else shown_default(field)
+        shown = ", ".join(f"`{variable}`" for variable in variables(name))
+        option = f"`--{name.replace('_', '-')}`" if is_option(name) else "no option"
+        rows.append(f"| {option} | {shown} | {default} | {field.description} |")
+
+    table = "\n".join(rows)
+
+    assert table in SETTINGS, f"The table in docs/settings.md should be:\n{table}"
+
+
+def test_the_readmes_endpoints() -> None:
+    """The README's table has every endpoint that has a summary, with its scope, in order."""
+    endpoints = _endpoints()
+    rows = [
+        f"| `{each.method} {each.path}` | {f'`{each.scope}`' if each.scope else 'open'} | {each.summary} |"
+        for each in endpoints
+        if each.summary
+    ]
+
+    table = "\n".join(["| endpoint | scope | |", "|---|---|---|", *rows, ""])
+
+    assert len(rows) >= 7
+    assert f"\n{table}\n" in README, f"The README's table should be:\n{table}"
+
+
+def test_the_commands() -> None:
+    """docs/settings.md has each command."""
+    offered = set(re.findall(r"^  (\w+) {2,}", recon("--help").stdout, flags=re.MULTILINE))
+
+    assert set(re.findall(r"^\| `recon (\w+)` \|", SETTINGS, flags=re.MULTILINE)) == offered
+
+
+def test_the_options() -> None:
+    """Every option of `recon serve` that a page names in its prose exists."""
+    offered = set(re.findall(r"--[a-z][a-z-]+", recon("serve", "--help").stdout))
+    others = set(
+        re.findall(r"--[a-z][a-z-]+", "".join(recon(name, "--help").stdout for name in ("schema", "key", "reset")))
+    )
+    for name in ("security", "overload", "design"):
+        named = set(re.findall(r"`(--[a-z][a-z-]+)", (ROOT / "docs" / f"{name}.md").read_text()))
+
+        assert named, name
+        assert named <= offered | others, name
+
+
+def test_the_readme_is_a_front_page() -> None:
+    """The README has at most 150 lines, and leads to every page of docs/."""
+    assert len(README.splitlines()) <= 150
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in README
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page(page: str) -> None:
+    """Every recon command and make target that a page quotes exists."""
+    commands = set(re.findall(r"^  (\w+) {2,}", recon("--help").stdout, flags=re.MULTILINE))
+    targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+    assert set(re.findall(r"`recon ([a-z]+)", PAGES[page])) <= commands
+    assert set(re.findall(r"`make ([a-z]+)", PAGES[page])) <= targets
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_of_a_page(page: str) -> None:
+    """Every link and image of a page that is not on the web leads to a file of the repository, and to its heading."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        path, _, anchor = link.partition("#")
+        if re.match(r"https?://", link):
+            continue
+        target = (ROOT / page).parent / path if path else ROOT / page
+
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+def test_the_readmes_first_lines_are_the_two_commands() -> None:
+    """Who opens the README sees at once how to run it and how to test it."""
+    first = _blocks("sh")[0]
+
+    assert first.split("\n")[0].startswith("make run")
+    assert first.split("\n")[1].startswith("make test")
+
+
+def test_why_each_dependency_is_there() -> None:
+    """CONTRIBUTING says of every dependency in one line why it is there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    names = {re.split(r"[>=<\[]", item)[0] for group in [project["dependencies"], *extras] for item in group}
+
+    _, section = (ROOT / "CONTRIBUTING.md").read_text().split("## Dependencies")
+    explained = set(re.findall(r"^\| `([\w.-]+)` \|", section, flags=re.MULTILINE))
+
+    assert explained == names
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_the_lock_files_pin_by_hash_alone(name: str) -> None:
+    """Every line is a version or a hash: no address of a registry, nothing unpinned."""
+    lines = (ROOT / name).read_text().splitlines()
+
+    for line in lines:
+        assert re.fullmatch(r"[\w.\[\]-]+==\S+( ; .+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?", line), line
+
+
+def test_the_changelog_has_this_version() -> None:
+    """The version that is installed is in the changelog."""
+    assert (
+        f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+        or "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
+    )
+
+
+def test_the_wheel_has_the_schema(tmp_path: Path) -> None:
+    """schema.sql and the migrations travel in the wheel, as files."""
+    import sys
+    import zipfile
+
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    [wheel] = tmp_path.glob("*.whl")
+
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("recon/schema.sql") == (ROOT / "schema.sql").read_bytes()
+        assert {"recon/py.typed", "recon/pages/docs.html", "recon/pages/docs.js"} <= set(archive.namelist())
+        for migration in (ROOT / "recon/database/migrations").iterdir():
+            assert archive.read(f"recon/database/migrations/{migration.name}") == migration.read_bytes()
+
+
+def test_the_help_names_the_settings_that_are_no_options() -> None:
+    """What is a secret can be given by no option, but is found in the help."""
+    help_ = recon("serve", "--help").stdout
+
+    assert [name for name in Settings.model_fields if not is_option(name)] == ["api_keys"]
+    assert "RECON_API_KEYS (" in help_
+    assert not re.search(r"--api-keys\b(?!-)", help_)

@@ -1,0 +1,359 @@
+"""The history checker accepts what can have been, and finds every kind of bug, planted in code, rows and answers."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import cycle, pairwise
+from typing import Any
+
+import asyncpg
+import pytest
+from aiohttp.test_utils import TestServer
+
+from recon.app import create_app
+from recon.database import transactions
+from recon.database.transactions import Connection, Database
+from recon.errors import Unavailable
+from recon.identities import identify
+from recon.identities.identify import Answer, Identify, Requests
+from recon.rules.identifiers import Identifiers
+from recon.settings import Settings
+from recon.sql import contacts as sql
+from tests.harness.exchanges import Exchange, History, Outcome, Said
+from tests.harness.history import CONTACTS, Contact, check, contacts
+from tests.harness.processes import recon_processes
+from tests.harness.races import RACES
+from tests.harness.shop import drive
+from tests.identities.test_races_shown import AllHaveRead
+
+
+def kinds(violations: list[str]) -> set[str]:
+    """What the violations begin with."""
+    return {violation.split(":")[0] for violation in violations}
+
+
+@dataclass
+class Run:
+    """A load on two real processes, and where its rows are."""
+
+    history: History
+    database_url: str
+
+
+@pytest.fixture(scope="module")
+def run(shared_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run in which nothing is broken."""
+    with recon_processes(tmp_path_factory.mktemp("recon")) as start:
+        urls = [start("--database-url", shared_database_url).url for _ in range(2)]
+        return Run(asyncio.run(drive(urls, seed=4, requests=3_000)), shared_database_url)
+
+
+async def test_a_right_run_is_found_right(run: Run) -> None:
+    """Thousands of racing requests to two processes, all answered, and nothing to complain about."""
+    figures = run.history.figures()
+
+    assert check(run.history, await contacts(run.database_url)) == []
+    assert figures["requests"] == 3_000
+    assert figures["acknowledged"] > 2_500
+    assert figures["refused"] == 3_000 - figures["acknowledged"] > 20
+    assert figures["unknown"] == figures["retried"] == 0
+    assert 0 < figures["longest gap"] < figures["seconds"]
+
+
+async def test_a_run_races(run: Run) -> None:
+    """Requests about the same people overlap, and people are merged."""
+    acknowledged = run.history.of(Outcome.ACKNOWLEDGED)
+    overlapping = sum(
+        later.started < earlier.ended and not {*earlier.said.names}.isdisjoint(later.said.names)
+        for earlier, later in pairwise(acknowledged)
+    )
+
+    assert overlapping > 100
+    assert len(_merged(run.history)) > 100
+
+
+async def test_what_was_not_answered_has_happened_or_not(run: Run) -> None:
+    """Requests that were answered pass as unknown ones as well, and so do such that came to nothing."""
+    exchanges = [
+        replace(each, outcome=Outcome.UNKNOWN, body=b"") if each.status == 200 and each.number % 3 == 0 else each
+        for each in run.history.exchanges
+    ]
+    nobody = [Exchange(-n, 0, "", Said(f"nobody{n}", f"{n}"), exchanges[0].started) for n in range(1, 9)]
+
+    assert check(History([*nobody, *exchanges]), await contacts(run.database_url)) == []
+
+
+def _merged(history: History) -> dict[int, list[int]]:
+    """The contacts of each person who turned out to be somebody else, as last seen before that."""
+    seen: dict[int, list[int]] = {}
+    for exchange in sorted(history.of(Outcome.ACKNOWLEDGED), key=lambda each: len(each.body)):
+        contact = json.loads(exchange.body)["contact"]
+        seen[contact["primaryContactId"]] = [contact["primaryContactId"], *contact["secondaryContactIds"]]
+    absorbed = {row_id for ids in seen.values() for row_id in ids[1:]}
+    return {primary: ids for primary, ids in seen.items() if primary in absorbed}
+
+
+# Statements that do to the rows what a bug would, and what is then found.
+TO_PRIMARY = "UPDATE contact SET linked_id = NULL, link_precedence = 'primary' WHERE id = {id}"
+COPY = "INSERT INTO contact ({columns}) SELECT {columns} FROM contact WHERE id = {{extension}}"
+TAMPERED = {
+    "a lost merge": (TO_PRIMARY + "; UPDATE contact SET linked_id = {id} WHERE id = ANY ('{{{others}}}')", "lost"),
+    "a second primary": (TO_PRIMARY.format(id="{extension}"), "primary"),
+    "a younger primary": ("UPDATE contact SET created_at = now() WHERE id = {root}", "primary"),
+    "a duplicate row": (COPY.format(columns="email, phone_number, linked_id, link_precedence"), "duplicate"),
+    "a row that brings nothing new": (COPY.format(columns="email, linked_id, link_precedence"), "duplicate"),
+    "a lost row": ("DELETE FROM contact WHERE id = {extension}", "lost"),
+    "a row of a refused request": ("INSERT INTO contact (email) VALUES ('{refused}')", "refused"),
+    "a row that nobody sent": ("INSERT INTO contact (email) VALUES ('nobody@4.example')", "unsent"),
+    "a merge that nobody asked for": (
+        "UPDATE contact SET linked_id = {other}, link_precedence = 'secondary' WHERE id = {alone}",
+        "unlinked",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+async def test_tampered_rows_are_found(name: str, run: Run) -> None:
+    """What a bug would leave behind is found in the rows of a run that was right."""
+    statement, kind = TAMPERED[name]
+    rows = await contacts(run.database_url)
+    values = _places(run.history, rows)
+    connection = await asyncpg.connect(run.database_url)
+    try:
+        async with _undone(connection):
+            await connection.execute(statement.format(**values))
+            tampered = await connection.fetch(CONTACTS)
+    finally:
+        await connection.close()
+
+    assert tampered != rows
+    assert kind in kinds(check(run.history, tampered))
+
+
+@asynccontextmanager
+async def _undone(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    transaction = connection.transaction()
+    await transaction.start()
+    yield
+    await transaction.rollback()
+
+
+def _places(history: History, rows: list[Contact]) -> dict[str, Any]:
+    """Ids and identifiers to tamper with."""
+    was_primary = _merged(history)
+    of = {row["id"]: {row["email"], row["phone_number"]} - {None} for row in rows}
+    root = {row["id"]: row["linked_id"] or row["id"] for row in rows}
+    merged, ids = next(
+        (merged, ids)
+        for merged, ids in was_primary.items()
+        if all(
+            of[one].isdisjoint(of[other])
+            for one in ids
+            for other in of
+            if root[other] == root[merged] and other not in ids
+        )
+    )
+    extension = next(row for row in rows if row["linked_id"] and row["email"] and row["id"] not in was_primary)
+    linked = {row["linked_id"] for row in rows}
+    alone, other = [row["id"] for row in rows if row["linked_id"] is None and row["id"] not in linked][:2]
+    refused = next(each for each in history.of(Outcome.REFUSED))
+    return {
+        "id": merged,
+        "others": ",".join(map(str, ids[1:])),
+        "extension": extension["id"],
+        "root": extension["linked_id"],
+        "alone": alone,
+        "other": other,
+        "refused": refused.said.email,
+    }
+
+
+# Answers that are not those that were given: of the earlier and the later of two to the same question.
+Altered = Callable[[Exchange, Exchange], tuple[bytes, bytes]]
+
+
+def _with_email(body: bytes) -> bytes:
+    answer = json.loads(body)
+    answer["contact"]["emails"].append("nobody@4.example")
+    return json.dumps(answer).encode()
+
+
+def _with_another_primary(body: bytes) -> bytes:
+    answer = json.loads(body)
+    contact = answer["contact"]
+    contact["primaryContactId"], contact["secondaryContactIds"][0] = (
+        contact["secondaryContactIds"][0],
+        contact["primaryContactId"],
+    )
+    return json.dumps(answer).encode()
+
+
+ALTERED: dict[str, tuple[Altered, set[str]]] = {
+    "a stale read": (lambda earlier, _: (earlier.body, earlier.body), {"stale"}),
+    "a read of what is to come": (lambda _, later: (later.body, later.body), {"unsent"}),
+    "an identifier that nobody sent": (lambda earlier, later: (earlier.body, _with_email(later.body)), {"unsent"}),
+    "another primary": (lambda earlier, later: (earlier.body, _with_another_primary(later.body)), {"answer"}),
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+async def test_altered_answers_are_found(name: str, run: Run) -> None:
+    """One wrong answer among thousands is found."""
+    alter, expected = ALTERED[name]
+    earlier, later = _asked_twice(run.history)
+    bodies = dict(zip((earlier.number, later.number), alter(earlier, later), strict=True))
+    exchanges = [replace(each, body=bodies.get(each.number, each.body)) for each in run.history.exchanges]
+
+    found = kinds(check(History(exchanges), await contacts(run.database_url)))
+
+    assert found & expected, found
+
+
+def _asked_twice(history: History) -> tuple[Exchange, Exchange]:
+    """Two requests that say the same, and between them, begun after the one and ended before the other, news."""
+    acknowledged = history.of(Outcome.ACKNOWLEDGED)
+    first: dict[tuple[str, ...], Exchange] = {}  # by what was said
+    sent: dict[str, Exchange] = {}  # by identifier
+    news: dict[bytes, Exchange] = {}  # by answer
+    for exchange in history.exchanges:
+        for name in exchange.said.names:
+            if sent.setdefault(name, exchange) is exchange:
+                news[exchange.body] = exchange
+    for exchange in acknowledged:
+        earlier, between = first.setdefault(exchange.said.names, exchange), news.get(exchange.body, exchange)
+        if earlier.ended < between.started and between.ended < exchange.started:
+            return earlier, exchange
+    raise AssertionError("a run in which nobody came again")
+
+
+@asynccontextmanager
+async def two_recons(database_url: str, **chosen: Any) -> AsyncIterator[list[str]]:
+    """Two recons in this process, in which a test can plant a bug."""
+    applications = [create_app(Settings(database_url=database_url, **chosen)) for _ in range(2)]
+    async with TestServer(applications[0]) as one, TestServer(applications[1]) as other:
+        yield [str(server.make_url("")).rstrip("/") for server in (one, other)]
+
+
+def forgotten_merges(patch: pytest.MonkeyPatch) -> str:
+    """A merge is decided and answered, but not written."""
+    change = sql.change_contacts
+
+    async def only_insert(connection: Connection, inserts: Any, newest: Any, _relinks: Any) -> None:
+        await change(connection, inserts, newest, [])
+
+    patch.setattr(sql, "change_contacts", only_insert)
+    return "lost"
+
+
+def remembered_answers(patch: pytest.MonkeyPatch) -> str:
+    """A process remembers its answers, and knows nothing of what the other did meanwhile."""
+    read = Identify.read
+    known: dict[tuple[Identify, Identifiers], identify.Outcome] = {}
+
+    async def remember(self: Identify, requests: Requests) -> list[identify.Outcome]:
+        outcomes = await read(self, requests)
+        return [
+            known.setdefault((self, request), outcome) if isinstance(outcome, Answer) else outcome
+            for request, outcome in zip(requests(), outcomes, strict=True)
+        ]
+
+    patch.setattr(Identify, "read", remember)
+    return "stale"
+
+
+def delayed_answers(patch: pytest.MonkeyPatch) -> str:
+    """Everyone who writes gets the answer of the one before."""
+    write = Identify.write
+    last: list[identify.Outcome] = []
+
+    async def delay(self: Identify, requests: Requests) -> list[identify.Outcome]:
+        answers = await write(self, requests)
+        last.extend(answers)
+        return last[-len(answers) - 1 : -1] if len(last) > len(answers) else answers
+
+    patch.setattr(Identify, "write", delay)
+    return "answer"
+
+
+def lost_commits(patch: pytest.MonkeyPatch) -> str:
+    """Now and then what was acknowledged was not committed."""
+    turns = cycle(["COMMIT"] * 9 + ["ROLLBACK"])
+
+    async def commit(connection: Connection) -> None:
+        await connection.execute(next(turns))
+
+    patch.setattr(transactions, "_commit", commit)
+    return "lost"
+
+
+def refusals_after_the_fact(patch: pytest.MonkeyPatch) -> str:
+    """Now and then what was committed is answered with "Nothing was changed"."""
+    turns = cycle([False] * 9 + [True])
+
+    async def commit(connection: Connection) -> None:
+        await connection.execute("COMMIT")
+        if next(turns):
+            raise Unavailable
+
+    patch.setattr(transactions, "_commit", commit)
+    return "refused"
+
+
+BUGS = [forgotten_merges, remembered_answers, delayed_answers, lost_commits, refusals_after_the_fact]
+
+
+@pytest.mark.parametrize("bug", BUGS)
+async def test_a_bug_in_the_code_is_found(
+    bug: Callable[[pytest.MonkeyPatch], str], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run on a recon with a bug is found wrong."""
+    kind = bug(monkeypatch)
+    async with two_recons(database_url) as urls:
+        history = await drive(urls, seed=5, requests=300, patience=0)
+
+    assert kind in kinds(check(history, await contacts(database_url)))
+
+
+async def test_without_a_bug_nothing_is_found(database_url: str) -> None:
+    """The same run on a recon as it is."""
+    async with two_recons(database_url) as urls:
+        history = await drive(urls, seed=5, requests=300, patience=0)
+
+    assert check(history, await contacts(database_url)) == []
+
+
+AT_ONCE = 8
+
+# Races that go wrong without protection in whatever order they are written, and what is found then. (Merges that
+# meet are refused by the table's constraints, and answered with a 500.)
+FOUND = {
+    "identical_fresh_requests": {"duplicate", "primary"},
+    "the_same_new_secondary": {"duplicate"},
+    "one_email_with_many_phones": {"primary"},
+}
+
+
+async def _race(name: str, isolation: str, url: str, patch: pytest.MonkeyPatch) -> set[str]:
+    """What is found of a race in which all have read before any of them writes."""
+    race = RACES[name](AT_ONCE)
+    patch.setattr("recon.app.Database", lambda url, settings: Database(url, replace(settings, isolation=isolation)))
+    async with two_recons(url, coalesce=False, writer_lane=False) as urls:
+        before = await drive(urls, said=[Said(*said) for said in race.before], clients=1)
+        patch.setattr(sql, "lock_clusters", AllHaveRead(AT_ONCE, sql.FETCH_CLUSTERS))
+        at_once = await drive(urls, said=[Said(*said) for said in race.at_once], clients=AT_ONCE, patience=0)
+    history = History([*before.exchanges, *at_once.exchanges])
+    return kinds(check(history, await contacts(url)))
+
+
+@pytest.mark.parametrize("name", FOUND)
+async def test_an_unprotected_race_is_found(name: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What concurrency does to a recon in READ COMMITTED is found."""
+    assert await _race(name, "READ COMMITTED", database_url, monkeypatch) >= FOUND[name]
+
+
+@pytest.mark.parametrize("name", RACES)
+async def test_a_protected_race_is_found_right(name: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In SERIALIZABLE the same timing leaves nothing to find."""
+    assert await _race(name, "SERIALIZABLE", database_url, monkeypatch) == set()
