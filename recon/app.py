@@ -42,14 +42,14 @@ def create_app(settings: Settings) -> web.Application:
     deadlines = Deadlines(settings.request_timeout)
     unsent = Unsent(settings.max_unsent)
     if settings.coalesce:
-        one = coalesced(identify, settings.queue_limit, deadlines, max(1, settings.pool_size // 4), unsent.room)
+        submit = coalesced(identify, settings.queue_limit, deadlines, max(1, settings.pool_size // 4), unsent.room)
     else:
-        one = plain(identify, settings.queue_limit, deadlines, settings.pool_size, unsent.room)
+        submit = plain(identify, settings.queue_limit, deadlines, settings.pool_size, unsent.room)
 
     keys = keys_of(settings)
     closing = asyncio.Event()
     policy = Policy(keys, _hosts(settings, keys), origins(settings), closing, Streams(closing))
-    described = api(one, database, closing, settings)
+    described = api(submit, database, closing, settings)
     document = openapi.document(described, with_keys=keys is not None, strict=settings.strict)
     served = described + docs.endpoints(document)
 
@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> web.Application:
     app[STREAMS] = policy.streams
     app[ENDPOINTS] = served
     app.cleanup_ctx.append(_database)
-    app.on_response_prepare.append(middleware.sign)
+    app.on_response_prepare.append(middleware.finish_head)
     app.add_routes(endpoints.routes(served, policy))
     if keys is not None:
         app[KEYS] = keys

@@ -52,7 +52,7 @@ def checked(url: str) -> str:
 
 
 def has_password(url: str) -> bool:
-    """Whether everybody who sees the URL sees a password."""
+    """Whether the URL contains a password."""
     parts = _URL.fullmatch(url)
     return parts is None or bool(parts["password"]) or has_password_parameter(url)
 

@@ -1,8 +1,8 @@
 """API keys: their holders and scopes, without HTTP.
 
 A key is a line `name:scope[+scope]:secret`, in a file `name:scope[+scope]:sha256:digest`. Secrets are long and random
-(256 bits from `recon key`; other secrets have 32 characters or more), so a fast hash protects them: nobody can try
-enough of them for a slow hash, which protects passwords, to be worth its time on each request.
+(256 bits from `recon key`; other secrets have 32 characters or more), so a fast hash protects them: no attacker can try
+enough of them. A slow hash, as for passwords, would cost each request time for nothing.
 
 A key is found by one look-up of the presented secret's SHA-256 in a dictionary. The time of that look-up can depend on
 the digest, and so tells a client at most something about the digest of the secret that it presented itself. To come

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from prometheus_client import PLATFORM_COLLECTOR, REGISTRY, Counter, Gauge, Histogram
 
-REGISTRY.unregister(PLATFORM_COLLECTOR)  # Python's version is nobody's business
+REGISTRY.unregister(PLATFORM_COLLECTOR)  # clients need not know Python's version
 
 REQUESTS = Counter("recon_http_requests", "Requests answered.", ["route", "status"])
 LATENCY = Histogram(

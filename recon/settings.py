@@ -33,7 +33,7 @@ GROUPS = {
 # takes no more than 24 days.
 _SHORTEST, _LONGEST = 0.001, 86_400  # seconds
 Seconds = Annotated[float, Field(ge=_SHORTEST, le=_LONGEST)]
-_MOST_CONNECTIONS = 1_000_000  # Linux lets a process open 1,048,576 files unless told otherwise
+_MOST_CONNECTIONS = 1_000_000  # Linux lets a process open 1,048,576 files by default
 _LARGEST_HEAD = 2**20  # bytes; aiohttp's parser counts in a C integer, and a larger number stops every connection
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-EXIT_CODES = {0, *(128 + number for number in ENDING)}  # of a process that ended because it was told to
+EXIT_CODES = {0, *(128 + number for number in ENDING)}  # of a process that a signal ended
 
 
 def heeded() -> list[signal.Signals]:

@@ -13,7 +13,7 @@ from recon.http.problems import Problem
 
 _PROBLEMS = {
     400: "The body is not JSON, or not an email or a phone number. `errors` says where.",
-    401: "There is no API key with the request, or not one that recon knows.",
+    401: "The request has no valid API key.",
     403: "The API key lacks the scope that the request needs.",
     408: "The body did not arrive in time.",
     413: "The body is larger than the server takes.",

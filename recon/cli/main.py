@@ -58,7 +58,7 @@ def serve(**options: Any) -> None:
     _configure_logs(settings)
     is_embedded = settings.database_url is None
     if options["database_url"] and has_password(options["database_url"]):
-        log.warning("everybody on this machine can see the password in --database-url; RECON_DATABASE_URL hides it")
+        log.warning("every user of this machine can see the password in --database-url; use RECON_DATABASE_URL instead")
     with _failing_clearly():
         listening.check(settings)  # before a database is started for nothing
         listening.require_free_port(settings)
@@ -78,7 +78,7 @@ def serve(**options: Any) -> None:
 
 
 def _migrate(settings: Settings) -> None:
-    """Migrate the database of the embedded PostgreSQL, which nobody else does."""
+    """Migrate the database of the embedded PostgreSQL; no operator does."""
     from recon.database.upgrade import migrate_to
 
     for done in asyncio.run(migrate_to(database_url(settings), settings.default_region)):

@@ -33,7 +33,7 @@ MIGRATIONS = tuple(_migrations())
 SCHEMA_VERSION = MIGRATIONS[-1].number  # the last line of schema.sql has the same number
 
 # What the database has, as PostgreSQL prints it. A constraint that is not valid is printed so, and an index counts only
-# when it is complete. The names of constraints, indexes and triggers are anybody's.
+# when it is complete. The names of constraints, indexes and triggers may differ.
 INVENTORY = r"""
 SELECT 'column' AS kind, concat_ws(
     ' ',

@@ -49,14 +49,15 @@ SESSION = {
     "jit": "off",
 }
 
-# The longest pause before a try, in seconds. It grows from the first to the second, so that few rivals
-# meet again at once and many spread out.
+# Exponential backoff with full jitter: the longest pause before an attempt, in seconds, grows from the first value to
+# the second, so that few competing transactions retry soon and many spread out.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 
 # How long a transaction that has the lane waits for any other lock, which only other programs can hold, in
 # milliseconds: all writers wait meanwhile.
 _LOCK_TIMEOUT = 5
-# How long a transaction waits that does nothing else, in milliseconds; then its caller looks who still wants that.
+# How long a transaction that only waits for a lock waits, in milliseconds; then its caller checks which requests still
+# need the lock.
 _LONG_LOCK_TIMEOUT = 1000
 
 _DEFAULTS = DatabaseSettings()
@@ -99,8 +100,8 @@ class Database:
             self._begin.replace(settings.isolation, "READ COMMITTED", 1) + f"; SET LOCAL lock_timeout = {lock_timeout}"
         )
         if settings.writer_lane:
-            # In the same message as BEGIN and before any snapshot: who waited here sees what the one
-            # before it wrote. A lock taken by a later statement would come too late for that.
+            # In the same message as BEGIN and before any snapshot: a transaction that waited here sees what
+            # its predecessor wrote. A lock that a later statement takes would come too late for that.
             self._begin += f"; LOCK TABLE writer_lane IN EXCLUSIVE MODE; SET LOCAL lock_timeout = {_LOCK_TIMEOUT}"
         self._ready, self._may_create = False, True
         self._why_not_ready: str | None = None
@@ -134,7 +135,7 @@ class Database:
         """
         async with connected(self._url) as connection:
             await apply_schema(connection, self._default_region, create=self._may_create)
-        # In another session: one that met the schema while somebody else was making it may go on missing parts of it.
+        # In another session: a session that looked while another process created the schema may still miss parts of it.
         with reaching(self._url):
             connection = await self._pool.open()
             try:
@@ -166,19 +167,19 @@ class Database:
         """Run `work`, a single statement that only reads, as its own serializable transaction.
 
         No BEGIN and no COMMIT: the session's default isolation does it, in one round trip (but not
-        through pgbouncer, where a session's defaults are anybody's). `work` may run more than once.
+        through pgbouncer, where other clients share the session). `work` may run more than once.
         """
         return await self._until_serial(
             step, work if self._begin_reading is None else _transaction(self._begin_reading, work)
         )
 
     async def serializable(self, step: str, work: Work[T]) -> T:
-        """Run `work` in a serializable transaction, COMMIT included, until it meets no other.
+        """Run `work` in a serializable transaction, COMMIT included, until it commits without a serialization conflict.
 
         `work` may run more than once, so what it leaves behind outside the database must be
         replaced, not added to, by its next run. In the lane it may not wait for locks of other sessions: it raises
-        RowsHeld then. Raises RetriesExhausted after too many tries, OutcomeUnknown when the database was lost during
-        COMMIT, Unavailable when it was before.
+        RowsHeld then. Raises RetriesExhausted after too many attempts, OutcomeUnknown when the connection was lost
+        during COMMIT, Unavailable when it was lost before.
         """
         return await self._until_serial(step, _transaction(self._begin, work))
 

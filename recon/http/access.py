@@ -1,4 +1,4 @@
-"""Who may ask: API keys at each handler's door, and pages of other origins. What is off costs a request nothing."""
+"""Access control: API keys, checked before each handler, and CORS. What is off costs a request nothing."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -27,7 +27,7 @@ def allowing(keys: Keys | None, scope: str | None, handler: middleware.Handler) 
 
 
 def expectation(keys: Keys | None, scope: str | None) -> Expectation:
-    """What meets the Expect header of a guarded handler's requests: nobody is told to send a body in vain."""
+    """Answer the Expect header of a guarded endpoint: no client without access is asked to send its body."""
     if keys is None or scope is None:
         return middleware.expectation
 
@@ -66,7 +66,7 @@ PREFLIGHT_KEPT = "600"  # seconds a browser need not ask again
 def for_origins(origins: frozenset[str]) -> Callable[[web.Request], dict[str, str]] | None:
     """What finds the headers by which scripts of pages from these origins may read a response (CORS), errors included.
 
-    No cookie or other credential that a browser adds by itself is ever asked for: whoever has no key has nothing.
+    recon uses no cookies or other credentials that a browser adds by itself: a page without a key gets nothing.
     """
     if not origins:
         return None

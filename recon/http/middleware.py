@@ -23,8 +23,8 @@ Count: TypeAlias = Callable[[str, int, float], None]  # what counts a request: b
 
 log = logging.getLogger(__name__)
 
-# What is taken over from a caller: enough for a UUID or a trace id, nothing that could forge a log line. Digits
-# alone could be a phone number, and `recon_…` an API key.
+# A request id that a client may choose: long enough for a UUID or a trace id, without characters that could forge a log
+# line. Digits alone could be a phone number, and `recon_…` an API key.
 _REQUEST_ID = re.compile(r"(?!recon_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._-]{1,64}")
 KEY_NAME = web.RequestKey("key", str)  # the name of the API key that the request came with, for the log
 
@@ -92,7 +92,7 @@ def _log(request: web.Request, label: str, status: int, seconds: float, wrong: C
         fields = _fields(request, seconds) | {"status": status}
         if wrong:
             fields["errors"] = [f"{error.pointer}: {error.detail}" for error in wrong]
-        # Only the label: a path or a query that somebody made up may hold anything.
+        # Only the label: a path or a query can contain anything.
         log.log(level, "%s %s", request.method, label, extra=fields)
 
 
@@ -123,7 +123,7 @@ def _record_abort(request: web.Request, label: str, error: Exception, seconds: f
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.INFO, 5: logging.WARNING}
 
 
-async def sign(request: web.Request, response: web.StreamResponse) -> None:
+async def finish_head(request: web.Request, response: web.StreamResponse) -> None:
     """Finish the head of a response just before it is sent (`on_response_prepare`).
 
     It gets the headers of every response, with recon's name where aiohttp would put its own. Where aiohttp answers by
@@ -132,9 +132,9 @@ async def sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = SERVER
     response.headers.update(request.get(HEADERS, {}))
     if isinstance(response, web.HTTPException):
-        told = problem_of_http(response)
-        response.body, response.content_type, response.charset = told.body, told.content_type, None
-        response.headers["Content-Length"] = str(len(cast("bytes", told.body)))
+        document = problem_of_http(response)
+        response.body, response.content_type, response.charset = document.body, document.content_type, None
+        response.headers["Content-Length"] = str(len(cast("bytes", document.body)))
     if request.method == hdrs.METH_HEAD:
         request.writer.length = 0  # or aiohttp would send what the handler of a streamed response writes
     elif request.version < HttpVersion11 and hdrs.CONNECTION not in response.headers:

@@ -155,7 +155,7 @@ class Unsent:
         self._total = 0
         self._waiting: OrderedDict[Sender, _Waiting] = OrderedDict()  # the longest without progress comes first
         self._holders: dict[int, tuple[int, int]] = {}  # of each: how many connections send it, and its bytes
-        self._queue: deque[asyncio.Future[None]] = deque()  # of those who wait for room
+        self._queue: deque[asyncio.Future[None]] = deque()  # of the responses that wait for room
         self._admission: asyncio.Handle | None = None
         self._next_look: asyncio.Handle | None = None
 
@@ -231,7 +231,7 @@ class Unsent:
             self._admission = asyncio.get_running_loop().call_soon(self._admit)
 
     def _admit(self) -> None:
-        """Give the next who waits for room its turn. It counts what it writes before another one has its turn."""
+        """Admit the next response that waits for room. It counts its bytes before another one is admitted."""
         self._admission = None
         self._make_room()
         if self._queue and self._total < self._limit:

@@ -47,7 +47,7 @@ class Batch:
 
     @property
     def entries(self) -> list[Entry]:
-        """Those of its requests that still want an answer: a caller that gave up was told that nothing was changed."""
+        """Its requests that are not done. A request past its deadline was answered that nothing was changed."""
         if self._entries is None:
             self._entries = [entry for entry in self._dequeue() if not entry[1].done()]
         return self._entries
@@ -93,7 +93,7 @@ class Lane:
     limit : how many requests may wait; more get Overloaded.
     deadlines : until when each request must have its answer.
     width : how many batches may be in progress. At most one of them has yet to dequeue its requests.
-    largest : how many requests may be in a batch; MAX_BATCH unless told otherwise.
+    largest : how many requests may be in a batch; MAX_BATCH unless given.
     changes : whether `work` changes the database.
     pass_on : by the class of an outcome that is no answer: what has another queue take the request over.
     room : returns when there is memory for the answers of another batch; None: there always is.
@@ -156,7 +156,7 @@ class Lane:
                     return
                 self._pending = bool(self._waiting)
         finally:
-            # No await between the last look at the queue and this: a submit in between would never be woken.
+            # No await between the last check of the queue and this: a submit in between would never be woken.
             self._running.remove(asyncio.current_task())  # type: ignore[arg-type]
 
     def _dequeue(self) -> list[Entry]:
@@ -233,7 +233,7 @@ class RowQueues:
         self._rows[row].append((entry, back))
 
     async def _run(self, row: int) -> None:
-        # Without an await between the last look at the queue and its removal: nobody is forgotten.
+        # No await between the last check of the queue and its removal, or a request in between would never be woken.
         while any(not future.done() for (_, future, _), _ in self._rows[row]):
             from_the_beginning = len(self._rows[row])
             try:
@@ -241,7 +241,7 @@ class RowQueues:
                     await self._wait(row)
             except RowsHeld:
                 continue
-            except Exception as error:  # noqa: BLE001 (it is the answer of those who waited all the time)
+            except Exception as error:  # noqa: BLE001 (it is the answer of the requests that waited all the time)
                 for (_, future, _), _ in self._rows[row][:from_the_beginning]:
                     if not future.done():
                         future.set_exception(error)

@@ -1,6 +1,6 @@
-"""What a write batch does about rows that another session holds: it goes on without the requests that need them.
+"""Rows that another session holds: a write batch continues without the requests that need them.
 
-Every writer waits for the one that has the lane, so that one never waits long. A row of `contact` may be held for
+Every writer waits for the writer that has the lane, so that writer never waits long. A row of `contact` may be held for
 minutes: by an operator's open transaction, or by another program.
 """
 

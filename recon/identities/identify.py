@@ -1,4 +1,4 @@
-"""The story of a batch, top to bottom: read what is known, write the rest, answer each."""
+"""The work of a batch: the read pass answers requests that change nothing, the write pass applies the others."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

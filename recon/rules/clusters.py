@@ -132,12 +132,12 @@ class Clusters:
         return {root for root in large if root is not None}
 
 
-def unite(one: Cluster, other: Cluster) -> Cluster:
+def unite(first: Cluster, second: Cluster) -> Cluster:
     """Make two clusters one: that of the older primary, which is returned (rule 4)."""
-    one, other = one.current(), other.current()
-    if one is other:
-        return one
-    winner, loser = (one, other) if one.primary.rank < other.primary.rank else (other, one)
+    first, second = first.current(), second.current()
+    if first is second:
+        return first
+    winner, loser = (first, second) if first.primary.rank < second.primary.rank else (second, first)
     # A new list, so that answers that were decided before the merge stay as they were.
     winner.contacts = sorted(winner.contacts + loser.contacts, key=lambda contact: contact.rank)
     winner.settled = False

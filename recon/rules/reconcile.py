@@ -117,5 +117,5 @@ def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = ma
     return plan
 
 
-def _contact(rank: int, said: Identifiers) -> Contact:
-    return Contact(rank, None, None, said.email, said.phone, said.phone_key)
+def _contact(rank: int, request: Identifiers) -> Contact:
+    return Contact(rank, None, None, request.email, request.phone, request.phone_key)

@@ -94,7 +94,7 @@ async def find_roots(connection: Connection, batch: Sequence[Identifiers]) -> li
 
 
 # Write pass: the same, holding each cluster's root row so that no one else changes the cluster.
-# The root stands for its whole cluster: whoever inserts into a cluster or relinks it takes its root
+# The root stands for its whole cluster: every transaction that inserts into a cluster or relinks it takes its root
 # first, so a cluster of 10,000 rows costs one lock and not 10,000.
 LOCK_CLUSTERS = f"""
 WITH {_ROOTS},

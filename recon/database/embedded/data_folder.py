@@ -112,7 +112,7 @@ class _Use:
         """Take the lock of those who use the server, and check that they all are in this process namespace."""
         here = _namespace()
         while True:
-            if _locked(self._users, fcntl.LOCK_EX):  # nobody else uses the folder
+            if _locked(self._users, fcntl.LOCK_EX):  # no other process uses the folder
                 self._users.truncate(0)
                 self._users.write(here)
                 self._users.flush()
@@ -218,7 +218,7 @@ def _is_usable(folder: Path) -> bool:
 
 
 def _private_folder(data: Path) -> Path:
-    """A new folder with mode 0700 and a name that nobody can predict."""
+    """A new folder with mode 0700 and an unpredictable name."""
     for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 (mkdtemp is safe there)
         private = Path(tempfile.mkdtemp(prefix="recon-", dir=parent))
         if _is_usable(private / "data"):
