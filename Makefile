@@ -22,8 +22,9 @@ install: .venv/runtime  ## Make .venv with recon in it (.venv/bin/recon)
 reset: install  ## Delete the data of the embedded PostgreSQL, which `make run` uses
 	@$(BIN)/recon reset --yes
 
-# Most tests wait for programs that they start, so several run at once.
-PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
+# Most tests wait for programs that they start, so more run at once than a small machine has cores.
+PROCESSES ?= 3
+PARALLEL := --numprocesses=$(PROCESSES) --dist=worksteal
 # Files to test, or other options of pytest; all files unless given.
 TESTS ?=
 test: .venv/dev  ## Run the whole test suite on a real PostgreSQL
