@@ -39,12 +39,12 @@ lint: .venv/dev  ## Check style, types, layers and security
 
 # Seconds for each of its two halves.
 FUZZ_SECONDS ?= 300
-fuzz: .venv/dev  ## Send it rubbish that nobody has thought of, for ten minutes (FUZZ_SECONDS=300 twice)
+fuzz: .venv/dev  ## Fuzz the API and the socket for ten minutes (FUZZ_SECONDS=300 twice)
 	RECON_TEST_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest --capture=no tests/reliability/test_fuzz.py
 
-# About; a try takes SOAK_MINUTES=1. SOAK_OPTIONS=--publish writes the figures to docs/.
+# Approximate duration; SOAK_MINUTES=1 for a trial. SOAK_OPTIONS=--publish writes the figures to docs/.
 SOAK_MINUTES ?= 10
-soak: .venv/dev  ## Load it, break things and send rubbish for ten minutes, and look for what was lost
+soak: .venv/dev  ## Load, fault injection, overload and fuzzing for ten minutes, with a check of every answer
 	$(BIN)/python -m tests.harness.soak --minutes $(SOAK_MINUTES) $(SOAK_OPTIONS)
 
 lock: .venv/dev  ## Choose the newest versions of all dependencies and write the lock files
