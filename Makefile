@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --require-hashes -r
 SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
 WORKS := $(shell grep -qsF "$(CURDIR)/.venv" $(BIN)/activate && $(BIN)/python -c 'import pip; $(SUPPORTED)' 2>/dev/null && echo yes)
 
-.PHONY: help run install environment reset test lint fuzz soak lock bench docker clean
+.PHONY: help run install environment reset test quick lint fuzz soak lock bench docker clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -29,6 +29,14 @@ PARALLEL := --numprocesses=$(PROCESSES) --dist=worksteal
 TESTS ?=
 test: .venv/dev  ## Run the whole test suite on a real PostgreSQL
 	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
+
+# No fault injection, no browser, few processes.
+QUICK := tests/rules tests/sql tests/api tests/identities/test_batching.py \
+	tests/identities/test_races_shown.py tests/database/test_transactions.py tests/cli/test_options.py \
+	$(patsubst %,tests/http/test_%.py,access endpoints errors responses) $(patsubst %,tests/test_%.py,dsn logs) \
+	tests/project/test_layers.py
+quick: .venv/dev  ## Run the tests that need less than a minute, on the embedded PostgreSQL
+	RECON_TEST_POSTGRES=embedded $(BIN)/python -m pytest $(PARALLEL) $(QUICK)
 
 lint: .venv/dev  ## Check style, types, layers and security
 	$(BIN)/ruff check .
