@@ -11,7 +11,8 @@ import pytest
 
 from tests.harness.databases import fetch
 from tests.harness.faults import until_well
-from tests.harness.postgres import HOST, Postgres
+from tests.harness.ports import HOST
+from tests.harness.postgres import Postgres
 from tests.harness.processes import StartRecon
 
 REPLAYED = "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn AS replayed"

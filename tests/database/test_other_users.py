@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from recon.database.embedded.account import own_name
-from tests.harness.processes import RECON, StartRecon, free_port
+from tests.harness.ports import free_port
+from tests.harness.processes import RECON, StartRecon
 from tests.server.test_processes import EXAMPLE, identify
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

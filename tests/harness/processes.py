@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,23 +16,14 @@ from typing import Any
 import psutil
 from aiohttp.test_utils import TestClient
 
+from tests.harness.ports import free_port
+
 RECON = Path(sys.executable).with_name("recon")
 
 MakeClient = Callable[..., Awaitable["TestClient[Any, Any]"]]
 
 
-def free_port() -> int:
-    """A port that nothing listens on right now.
-
-    None of those that the system gives to outgoing connections: one of these could be gone before it is used.
-    """
-    while True:
-        port = 10_000 + secrets.randbelow(20_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
+LOG_SHOWN = 4_000  # characters of a process's log that a failed test shows
 OUTAGE = "recon cannot use the database"  # what a line of the log begins with, and the cause follows
 
 
@@ -125,6 +114,7 @@ def recon_processes(folder: Path) -> Iterator[StartRecon]:
             nonlocal started
             started += 1
             process = Process([*arguments], folder / f"recon-{started}.log", **options)
+            stack.callback(lambda: sys.stderr.write(process.log[-LOG_SHOWN:]))  # pytest shows it if the test has failed
             stack.callback(process.stop)
             if ready:
                 process.wait_until_ready()

@@ -16,7 +16,8 @@ import asyncpg
 import pytest
 
 from tests.harness.databases import execute, fetch
-from tests.harness.processes import RECON, Process, StartRecon, free_port, recon
+from tests.harness.ports import free_port
+from tests.harness.processes import RECON, Process, StartRecon, recon
 
 EXAMPLE = {"email": "lorraine@hillvalley.edu", "phoneNumber": "123456"}
 

@@ -1,0 +1,33 @@
+"""TCP ports that no other test of this machine uses."""
+
+import fcntl
+import os
+import secrets
+import socket
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+HOST = "127.0.0.1"
+_reserved: list[IO[str]] = []  # a lock file for each port, held until this process ends
+
+
+def free_port() -> int:
+    """A port that nothing listens on, reserved for this process until it ends.
+
+    Reserved, because a program binds its port long after the port was chosen: two tests that run at the same time
+    could choose the same one, and each would take the other's server for its own. None of the ports that the system
+    gives to outgoing connections: one of these could be gone before it is used.
+    """
+    folder = Path(tempfile.gettempdir()) / f"recon-test-ports-{os.geteuid()}"
+    folder.mkdir(exist_ok=True)
+    while True:
+        port = 10_000 + secrets.randbelow(22_000)
+        lock = (folder / str(port)).open("w")
+        with socket.socket() as probe, suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            probe.bind((HOST, port))
+            _reserved.append(lock)
+            return port
+        lock.close()
