@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import asyncpg
@@ -33,6 +33,7 @@ from recon.settings import DatabaseSettings
 log = logging.getLogger(__name__)
 
 CHECK_TIMEOUT = 2.0  # seconds until a database that has not answered counts as away
+WATCH_EVERY = 5.0  # seconds between the checks of a process that serves: schema and region may change meanwhile
 STARTUP_RETRY = 1.0  # seconds between looks at a database that is not there yet
 
 # How every session plans: each statement of a request is a walk along indexes, from the first row of a
@@ -120,9 +121,11 @@ class Database:
             self._ready = True
         except (Unavailable, NotPrepared) as error:
             self._wait(error)
+        watch = background.keep_running("watch over the schema", self._watch)
         try:
             yield self
         finally:
+            watch.cancel()
             if self._waiting is not None:
                 self._waiting.cancel()
             self._ready = False
@@ -154,6 +157,13 @@ class Database:
                 await self._pool.run(self._check)
         except TimeoutError as error:
             raise Unavailable from error
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_EVERY)
+            if self._ready:
+                with suppress(Unavailable):  # it is logged, and `check` has stopped serving if necessary
+                    await self.check()
 
     async def _check(self, connection: Connection) -> None:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from recon.database import transactions
 from recon.database.embedded import data_folder
 from recon.database.upgrade import apply_schema_to
 from recon.errors import SchemaMismatch
@@ -192,6 +193,21 @@ async def test_a_process_without_the_databases_region_does_not_serve(
         "set --default-region (RECON_DEFAULT_REGION) to IN"
     )
     assert process.log.count(detail) == 1
+
+
+async def test_a_change_is_noticed_without_a_readiness_check(
+    make_client: MakeClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that no probe asks checks the region by itself, and stops serving."""
+    monkeypatch.setattr(transactions, "WATCH_EVERY", 0.05)
+    client = await make_client()
+    assert (await client.post("/identify", json=PERSON)).status == 200
+
+    await execute(database_url, "UPDATE setting SET default_region = 'US'")
+
+    async with asyncio.timeout(30):
+        while (await client.post("/identify", json=PERSON)).status != 503:
+            await asyncio.sleep(0.02)
 
 
 async def test_a_region_that_changes_while_a_process_serves(
