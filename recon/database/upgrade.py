@@ -64,14 +64,19 @@ async def migrate_to(url: str, region: str | None) -> list[str]:
 
 
 async def _upgrade(connection: Connection, region: str | None) -> list[str]:
-    """Migrate, repair and record the region in one transaction, which locks writers out as late as it can."""
+    """Migrate, repair and record the region in one transaction, which locks writers out as late as it can.
+
+    Stored match keys are compared with the region before that. The lock is taken twice: the first one waits for the
+    writers in progress, so that contacts that are committed later have higher ids, and is released at once.
+    """
+    highest = 0
+    if states_region := await _states_region(connection, region):
+        async with connection.transaction(isolation="read_committed"):
+            await lock_contacts(connection)
+            highest = await connection.fetchval(_HIGHEST_ID)
+        await _require_keys_of(region, connection)
     # Each statement sees what was committed before it, also after the wait for the lock.
     async with connection.transaction(isolation="read_committed"):
-        states_region = await _states_region(connection, region)
-        highest = 0
-        if states_region:
-            highest = await connection.fetchval(_HIGHEST_ID)
-            await _require_keys_of(region, connection)
         if states_region or await pending_migrations(connection):
             await lock_contacts(connection)
         done = await migrate(connection) + await repair_schema(connection)

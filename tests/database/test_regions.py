@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from recon.database import transactions
@@ -208,6 +209,26 @@ async def test_a_change_is_noticed_without_a_readiness_check(
     async with asyncio.timeout(30):
         while (await client.post("/identify", json=PERSON)).status != 503:
             await asyncio.sleep(0.02)
+
+
+async def test_a_contact_that_is_committed_during_the_check(bare_database_url: str) -> None:
+    """A key that contradicts the region is found, also if its contact has a low id and is committed late."""
+    await prepare(bare_database_url, "1_last")
+    writer = await asyncpg.connect(bare_database_url)
+    async with asyncio.timeout(30):
+        transaction = writer.transaction()
+        await transaction.start()
+        await writer.execute(AMERICAN)
+        await execute(bare_database_url, "INSERT INTO contact (email) VALUES ('with-a-higher-id')")
+        applying = asyncio.create_task(apply_schema_to(bare_database_url))
+        while not await fetch(bare_database_url, "SELECT FROM pg_locks WHERE NOT granted"):
+            assert not applying.done()
+            await asyncio.sleep(0.02)
+        await transaction.commit()
+
+        with pytest.raises(SchemaMismatch, match=r"the match keys of 1 contact \(1\)"):
+            await applying
+    await writer.close()
 
 
 async def test_a_region_that_changes_while_a_process_serves(
