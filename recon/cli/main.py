@@ -60,7 +60,7 @@ def serve(**options: Any) -> None:
     if options["database_url"] and has_password(options["database_url"]):
         log.warning("every user of this machine can see the password in --database-url; use RECON_DATABASE_URL instead")
     with _failing_clearly():
-        listening.check(settings)  # before a database is started for nothing
+        listening.check(settings)  # before a database is started in vain
         listening.require_free_port(settings)
     with (
         _announcing_the_end(),
@@ -88,7 +88,7 @@ def _migrate(settings: Settings) -> None:
 @main.command()
 @settings_options("database_url", "data_dir", "default_region")
 def check(**options: Any) -> None:
-    """Scan the database for broken invariants; exit 1 when there is one."""
+    """Scan the database for violations of the invariants; exit 1 if there are any."""
     settings = load_settings(options)
     from recon.sql import invariants
 
@@ -104,12 +104,12 @@ def check(**options: Any) -> None:
 @click.option(
     "--apply",
     is_flag=True,
-    help="Create it in the database, migrate an older one, or add what is missing, instead of printing it.",
+    help="Create the schema, migrate an older one, or add what is missing, and record --default-region.",
 )
-@click.option("--grant", metavar="ROLE", help="Also let this role serve, which needs to own nothing.")
+@click.option("--grant", metavar="ROLE", help="Also grant this role the privileges that serving needs.")
 @settings_options("database_url", "data_dir", "default_region")
 def schema(*, apply: bool, grant: str | None, **options: Any) -> None:
-    """Print the schema, as SQL."""
+    """Print the schema as SQL, or apply it to a database."""
     from recon.database.schema import script
     from recon.database.upgrade import apply_schema_to
 
@@ -136,7 +136,9 @@ def reset(**options: Any) -> None:
 
 
 @main.command()
-@click.option("--name", required=True, metavar="NAME", help="Whose it is; the log says it of each request.")
+@click.option(
+    "--name", required=True, metavar="NAME", help="Name of the key's holder; the log has it with each request."
+)
 @click.option(
     "--scope",
     "scopes",
@@ -144,11 +146,11 @@ def reset(**options: Any) -> None:
     type=click.Choice(keys.SCOPES),
     default=["identify"],
     show_default=True,
-    help="What it allows: identify, read (metrics), or admin for everything. Can be given several times.",
+    help="Scope of the key: identify, read (metrics), or admin for everything; may be repeated.",
 )
-@click.option("--append", type=click.Path(path_type=Path), metavar="FILE", help="Add the line to this file of keys.")
+@click.option("--append", type=click.Path(path_type=Path), metavar="FILE", help="Append the line to this key file.")
 def key(name: str, scopes: tuple[str, ...], append: Path | None) -> None:
-    """Make an API key: print its secret, this once, and the line that the file of keys needs."""
+    """Create an API key; print its secret once, and its line for the key file."""
     with _failing_clearly():
         secret, line = keys.new_key(name, scopes)
         if append is not None:
@@ -189,7 +191,7 @@ def _announcing_the_end() -> Iterator[None]:
 
 @contextmanager
 def _shared_metrics(workers: int) -> Iterator[None]:
-    """For several processes: a folder where prometheus-client adds up what each has counted."""
+    """Make a folder in which prometheus-client adds up the metrics of several processes."""
     if workers == 1:
         yield
         return

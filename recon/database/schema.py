@@ -93,7 +93,8 @@ async def require_grants(connection: Connection) -> None:
         raise SchemaMismatch(f"the database has only a part of recon's schema: {error}") from None
     if not granted:
         raise SchemaMismatch(
-            "this role may not do all that serving takes: run `recon schema --apply --grant ROLE` as the tables' owner"
+            "this role lacks privileges that serving needs: "
+            "run `recon schema --apply --grant ROLE` as the tables' owner"
         )
 
 
@@ -142,7 +143,7 @@ async def require_parts(connection: Connection) -> None:
 
 
 async def warn_of_grants(connection: Connection) -> None:
-    """Log when this role can serve, but not recover from ids that another program has given explicitly."""
+    """Log if this role can serve, but cannot move the sequence past ids that another program gave explicitly."""
     if not await connection.fetchval(_MAY_MOVE_IDS):
         log.warning(
             "this role may not move the sequence of contact.id past ids that another program gives explicitly: "
@@ -219,7 +220,8 @@ async def apply_schema(connection: Connection, region: str | None = None, *, cre
                 await set_region(connection, region)
         except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidSchemaNameError):
             raise SchemaMismatch(
-                "the database has no schema yet, and this role may not make it: run `recon schema --apply` as its owner"
+                "the database has no schema yet, and this role may not create it: "
+                "run `recon schema --apply` as its owner"
             ) from None
         except _CREATION_RACES as error:
             cause = str(error)
@@ -235,7 +237,7 @@ async def pending_migrations(connection: Connection) -> list[Migration]:
 
 
 async def lock_contacts(connection: Connection) -> None:
-    """Keep writers and other migrations out until the transaction ends. Raises SchemaMismatch unless this role may."""
+    """Lock out writers and other migrations until the transaction ends. Raises SchemaMismatch if this role may not."""
     try:
         await connection.execute(_LOCK_CONTACTS)
     except asyncpg.InsufficientPrivilegeError:
@@ -317,7 +319,7 @@ def _from(comment: str | None) -> list[Migration]:
 
 def _missing() -> SchemaMismatch:
     return SchemaMismatch(
-        f"the database does not have recon's schema {SCHEMA_VERSION}; `recon schema --apply` makes it"
+        f"the database does not have recon's schema {SCHEMA_VERSION}; `recon schema --apply` creates it"
     )
 
 

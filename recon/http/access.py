@@ -22,7 +22,6 @@ def allowing(keys: Keys | None, scope: str | None, handler: middleware.Handler) 
         _require(keys, scope, request)
         return await handler(request)
 
-    guarded.__doc__ = handler.__doc__
     return guarded
 
 

@@ -137,7 +137,7 @@ async def test_a_missing_grant_is_told(role_url: str, shared_database_url: str, 
         try:
             with pytest.raises(Unavailable, match="run `recon schema --apply --grant ROLE` as the tables' owner"):
                 await database.check()
-            with pytest.raises(SchemaMismatch, match="this role may not do all that serving takes"):
+            with pytest.raises(SchemaMismatch, match="this role lacks privileges that serving needs"):
                 await Database(role_url).prepare()
         finally:
             await execute(shared_database_url, grants(role))
@@ -195,7 +195,7 @@ async def test_another_schema_than_public(
 @pytest.mark.parametrize(
     ("parameter", "message"),
     [
-        ("search_path=nowhere", "the database has no schema yet, and this role may not make it"),
+        ("search_path=nowhere", "the database has no schema yet, and this role may not create it"),
         ("channel_binding=require", "the database URL cannot be used: unrecognized configuration parameter"),
         ("connect_timeout=5", "the database URL cannot be used: unrecognized configuration parameter"),
         ("work_mem=much", "the database URL cannot be used: invalid value for parameter"),
