@@ -16,6 +16,7 @@ from recon.database.connecting import (
     is_unavailability,
     reaching,
 )
+from recon.database.definitions import SCHEMA_VERSION
 from recon.database.definitions import Connection as Connection  # noqa: PLC0414 (the layers above know it from here)
 from recon.database.pool import Pool, T, Work
 from recon.database.schema import apply_schema, require_parts, require_served, skip_taken_ids, warn_of_grants
@@ -40,7 +41,7 @@ STARTUP_RETRY = 1.0  # seconds between looks at a database that is not there yet
 # never-analysed table to the millionth. A sequential scan under SERIALIZABLE reads, and so conflicts
 # with, the whole table; a generic plan spares planning each time.
 SESSION = {
-    "application_name": "recon",
+    "application_name": f"recon schema {SCHEMA_VERSION}",  # by which the database refuses processes of other versions
     "lock_timeout": "0",  # whatever the role's is: waiting for the lane is normal, and statement_timeout bounds it
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",

@@ -1,6 +1,7 @@
 """The parts of the schema: verified by definition and not by name, and added where they are missing."""
 
 import asyncio
+from collections import Counter
 
 import asyncpg
 import pytest
@@ -34,11 +35,8 @@ async def lacking(url: str) -> list[str]:
 
 async def test_the_parts_are_what_the_schema_creates(database_url: str) -> None:
     """PostgreSQL prints each definition as schema.sql has it, whatever the names are."""
-    assert [part.kind for part in PARTS] == ["column"] * 10 + ["constraint"] * 7 + ["index"] * 3 + [
-        "trigger",
-        "table",
-        "table",
-    ]
+    kinds = Counter(part.kind for part in PARTS)
+    assert kinds == {"column": 10, "constraint": 7, "index": 3, "trigger": 2, "table": 2}
     assert await lacking(database_url) == []
 
     await execute(database_url, *NAMED)
@@ -51,7 +49,7 @@ LOSSES = {
     "ALTER TABLE contact DROP CONSTRAINT contact_says_something": 1,
     "ALTER TABLE contact DROP CONSTRAINT contact_links_to_a_primary, ADD CONSTRAINT contact_links_to_a_primary "
     "FOREIGN KEY (linked_id, linked_precedence) REFERENCES contact(id, link_precedence) NOT VALID": 1,
-    "ALTER TABLE contact DISABLE TRIGGER ALL": 2,
+    "ALTER TABLE contact DISABLE TRIGGER ALL": 3,
     "ALTER TABLE contact DISABLE TRIGGER contact_phone_key": 1,
     "CREATE OR REPLACE FUNCTION contact_phone_key() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'": 1,
     "DROP INDEX contact_email_idx; CREATE INDEX contact_email_idx ON contact (lower(email))": 1,

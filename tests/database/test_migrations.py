@@ -262,3 +262,31 @@ async def test_the_table_setting_has_exactly_one_row(statement: str, database_ur
         await execute(database_url, statement)
 
     assert [tuple(row) for row in await fetch(database_url, "TABLE setting")] == [(True, None)]
+
+
+OTHERS = ["recon", "recon schema 1", f"recon schema {SCHEMA_VERSION + 1}"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "statement", ["INSERT INTO contact (email) VALUES ('b')", "UPDATE contact SET linked_id = NULL"]
+)
+async def test_a_process_of_another_version_cannot_write(name: str, statement: str, database_url: str) -> None:
+    """The database refuses it from the migration on, with an error that version 0.1.0 answers with 503."""
+    await execute(database_url, "INSERT INTO contact (email) VALUES ('a')")
+    connection = await asyncpg.connect(database_url, server_settings={"application_name": name})
+    try:
+        with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match="the database has another schema"):
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("name", ["", "reconciler", "schema 1"])
+async def test_other_programs_can_write(name: str, database_url: str) -> None:
+    """Only sessions that are named as those of recon are refused."""
+    connection = await asyncpg.connect(database_url, server_settings={"application_name": name})
+    try:
+        assert await connection.execute("INSERT INTO contact (email) VALUES ('a')") == "INSERT 0 1"
+    finally:
+        await connection.close()

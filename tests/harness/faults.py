@@ -240,7 +240,7 @@ def terminations(count: int) -> Fault:
 
 TERMINATE = """
 SELECT pg_terminate_backend(pid)::int FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'recon' ORDER BY random() LIMIT 1
+WHERE datname = current_database() AND starts_with(application_name, 'recon') ORDER BY random() LIMIT 1
 """
 
 

@@ -31,6 +31,20 @@ $$;
 CREATE OR REPLACE TRIGGER contact_phone_key BEFORE INSERT ON contact FOR EACH ROW
     WHEN (new.phone_key IS NULL AND new.phone_number IS NOT NULL) EXECUTE FUNCTION contact_phone_key();
 
+-- A process of another version names its sessions after the schema that it serves, the first version's `recon` alone. What
+-- it would write may lack what this schema needs, so it is refused, with an error that it answers with 503.
+CREATE OR REPLACE FUNCTION contact_refuse_version() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE object_not_in_prerequisite_state
+        USING MESSAGE = 'the database has another schema than the one that this version of recon serves';
+END
+$$;
+CREATE OR REPLACE TRIGGER contact_refuse_version BEFORE INSERT OR UPDATE ON contact FOR EACH STATEMENT
+    WHEN (split_part(current_setting('application_name'::text), ' '::text, 1) = 'recon'::text AND current_setting('application_name'::text) <> 'recon schema 2'::text)
+    EXECUTE FUNCTION contact_refuse_version();
+
 -- The settings of the database, which hold for every process that serves it: exactly one row.
 CREATE TABLE IF NOT EXISTS setting (
     only_row       boolean PRIMARY KEY DEFAULT true CONSTRAINT setting_only_row CHECK (only_row),
