@@ -1,4 +1,4 @@
-"""Access control: API keys, checked before each handler, and CORS. What is off costs a request nothing."""
+"""Access control: the API key, checked before each handler, and CORS. A feature that is off costs a request nothing."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -13,13 +13,13 @@ from recon.keys import Keys
 Expectation = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
-def allowing(keys: Keys | None, scope: str | None, handler: middleware.Handler) -> middleware.Handler:
-    """The handler, for those alone whose key has the scope; the others are refused before their body is read."""
+def require_scope(keys: Keys | None, scope: str | None, handler: middleware.Handler) -> middleware.Handler:
+    """Wrap the handler so that a request needs a key with the scope. Others are refused before their body is read."""
     if keys is None or scope is None:
         return handler
 
     async def guarded(request: web.Request) -> web.StreamResponse:
-        _require(keys, scope, request)
+        _check(keys, scope, request)
         return await handler(request)
 
     return guarded
@@ -33,13 +33,13 @@ def expectation(keys: Keys | None, scope: str | None) -> Expectation:
     async def expected(request: web.Request) -> web.StreamResponse | None:
         holder = keys.holder(_secret(request) or "")
         if holder is None or scope not in holder.scopes:
-            return None  # no "100 Continue": the handler says no, and counts it
+            return None  # no "100 Continue": the handler refuses the request and counts the refusal
         return await middleware.expectation(request)
 
     return expected
 
 
-def _require(keys: Keys, scope: str, request: web.Request) -> None:
+def _check(keys: Keys, scope: str, request: web.Request) -> None:
     secret = _secret(request)
     if secret is None:
         metrics.count_refusal("no key")
@@ -59,13 +59,14 @@ def _secret(request: web.Request) -> str | None:
     return secret.strip() or None if scheme.lower() == "bearer" else None
 
 
-PREFLIGHT_KEPT = "600"  # seconds a browser need not ask again
+PREFLIGHT_MAX_AGE = "600"  # seconds for which a browser caches the answer to a preflight request
 
 
 def for_origins(origins: frozenset[str]) -> Callable[[web.Request], dict[str, str]] | None:
-    """What finds the headers by which scripts of pages from these origins may read a response (CORS), errors included.
+    """Return a function from a request to its CORS headers, or None if there are no origins.
 
-    recon uses no cookies or other credentials that a browser adds by itself: a page without a key gets nothing.
+    With these headers, scripts of pages from the origins can read every response, errors included. recon uses no
+    cookies or other credentials that a browser adds by itself, so a page without a key gets no data.
     """
     if not origins:
         return None
@@ -84,11 +85,14 @@ def for_origins(origins: frozenset[str]) -> Callable[[web.Request], dict[str, st
 
 
 def preflight(methods: Iterable[str]) -> middleware.Handler:
-    """The handler that tells a browser what pages of other origins may send; whether they may, Allow-Origin tells."""
+    """Return the handler of CORS preflight requests: it lists the methods and headers that a page may use.
+
+    `Access-Control-Allow-Origin`, which `for_origins` adds, tells the browser whether the page's origin is allowed.
+    """
     headers = {
         "Access-Control-Allow-Methods": ", ".join(sorted(methods)),
         "Access-Control-Allow-Headers": f"Authorization, Content-Type, {REQUEST_ID}",
-        "Access-Control-Max-Age": PREFLIGHT_KEPT,
+        "Access-Control-Max-Age": PREFLIGHT_MAX_AGE,
     }
 
     async def handler(_: web.Request) -> web.Response:

@@ -19,29 +19,30 @@ from recon.http.middleware import Count, Handler, answering
 from recon.http.streams import Streams
 from recon.keys import SCOPES, Keys
 
-_PATH = re.compile(r"/|(/([A-Za-z0-9._-]+|\{\w+\}))+")  # aiohttp's `{name:regex}` would be no OpenAPI path
+_PATH = re.compile(r"/|(/([A-Za-z0-9._-]+|\{\w+\}))+")  # without aiohttp's `{name:regex}`, which OpenAPI lacks
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A method at a path, and everything that recon knows of it.
+    """A method at a path, and everything that recon knows about it.
 
     Attributes
     ----------
     method, path : `path` may have parameters, such as /contacts/{id}. This pattern is the label of metrics and log.
     handler : takes the request and returns the response. GET also answers HEAD, for which no body is sent.
-    scope : of the API key that a request needs; None: open to all.
+    scope : the scope that the API key of a request must have; None if no key is needed.
     summary : one line for the OpenAPI document and README; empty for files that neither lists.
     operation : the OpenAPI operation, or None for an endpoint that is not in the document. A model may stand where a
         schema is expected. Derived are: summary, path parameters that are plain strings, security, and the problems
         that follow from this record (401, 403, 421, and with a request body 408, 413, 415).
     problems : the statuses of all other problems that the handler answers with.
-    max_body : bytes that `request.read()` takes, in place of the setting; a handler that reads `request.content` bounds
-        that itself.
-    any_host : whether every host may be named, for probes, which use any address; the answer must give no data away.
-    cors : whether pages of the origins in the settings may send what a browser asks about first (CORS preflight).
-    stream : whether the handler streams its response: it may go on for ever, is cut when the process ends, and has
-        metrics of its own instead of a latency.
+    max_body : maximum bytes of `request.read()`, instead of the setting. A handler that reads `request.content` must
+        bound that itself.
+    any_host : whether requests may name any host. This is for probes, which use any address of the process; the
+        response must contain no data.
+    cors : whether the endpoint answers CORS preflight, so that pages of the origins in the settings may call it.
+    stream : whether the handler streams its response: a stream may last for ever, is cut at shutdown, and has its own
+        metrics instead of a latency.
     """
 
     method: str
@@ -65,15 +66,15 @@ class Endpoint:
 
 
 class Policy(NamedTuple):
-    """What holds for all endpoints of an application.
+    """Settings and state that all endpoints of an application share.
 
     Attributes
     ----------
     keys : the API keys, or None if none is needed.
     hosts : the hosts that a request may name, or None if every host may be named.
     origins : the origins whose pages may read responses.
-    closing : set when the process is about to end; then each response is the last of its connection.
-    streams : the streamed responses under way.
+    closing : set at shutdown; from then on each response closes its connection (connection draining).
+    streams : the streamed responses in progress.
     """
 
     keys: Keys | None
@@ -84,18 +85,18 @@ class Policy(NamedTuple):
 
 
 def routes(endpoints: Iterable[Endpoint], policy: Policy) -> Iterator[web.RouteDef]:
-    """Make the routes of the endpoints, and those that answer CORS preflight, 405 and 404."""
+    """Make the routes of the endpoints, and the routes that answer CORS preflight, 405 and 404."""
     paths: dict[str, list[Endpoint]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, []).append(endpoint)
-    for path, here in paths.items():
-        any_host = all(endpoint.any_host for endpoint in here)
-        asked_about = [endpoint.method for endpoint in here if endpoint.cors]
-        if asked_about and policy.origins:
-            here.append(Endpoint("OPTIONS", path, access.preflight(asked_about), any_host=any_host))
-        refusing = _refusing(web.HTTPMethodNotAllowed, "", _methods(here))
-        # The router takes `*` for every method that is not above it.
-        for endpoint in [*here, Endpoint("*", path, refusing, any_host=any_host)]:
+    for path, at_path in paths.items():
+        any_host = all(endpoint.any_host for endpoint in at_path)
+        with_preflight = [endpoint.method for endpoint in at_path if endpoint.cors]
+        if with_preflight and policy.origins:
+            at_path.append(Endpoint("OPTIONS", path, access.preflight(with_preflight), any_host=any_host))
+        refusing = _refusing(web.HTTPMethodNotAllowed, "", _methods(at_path))
+        # The router uses the route `*` for every method that has no route before it.
+        for endpoint in [*at_path, Endpoint("*", path, refusing, any_host=any_host)]:
             yield _route(endpoint, policy)
     yield web.route("*", "/{unknown:.*}", _answering("unknown", _refusing(web.HTTPNotFound), policy, policy.hosts))
 
@@ -118,7 +119,7 @@ def _route(endpoint: Endpoint, policy: Policy) -> web.RouteDef:
         handler = _limited(handler, endpoint.max_body)
     if endpoint.stream:
         handler = policy.streams.counted(endpoint.path, handler)
-    handler = access.allowing(policy.keys, endpoint.scope, handler)
+    handler = access.require_scope(policy.keys, endpoint.scope, handler)
     hosts = None if endpoint.any_host else policy.hosts
     count = metrics.count_streamed if endpoint.stream else metrics.count_request
     return web.route(

@@ -1,4 +1,4 @@
-"""Which hosts a request may name: with a foreign one, a web page might reach recon by DNS rebinding."""
+"""The hosts that a request may name. Without this check, a web page could reach recon by DNS rebinding."""
 
 from ipaddress import ip_address
 
@@ -7,8 +7,8 @@ from aiohttp import hdrs, web
 from recon import metrics
 from recon.errors import ForeignHost
 
-_MOST_KNOWN = 1000  # values of the Host header that are remembered: each client uses one or two
-_LONGEST_KNOWN = 300  # characters: a name has at most 253, an address fewer
+_MAX_KNOWN = 1000  # values of the Host header that are remembered: each client uses one or two
+_MAX_KNOWN_LENGTH = 300  # characters: a name has at most 253, an address fewer
 
 
 class Hosts:
@@ -16,7 +16,7 @@ class Hosts:
 
     Attributes
     ----------
-    known : values of the Host header that were found to be allowed, as they were sent: for a look-up by each request.
+    known : values of the Host header that passed the check, as they were sent: a cache that each request looks up.
     """
 
     def __init__(self, names: frozenset[str]) -> None:
@@ -26,8 +26,8 @@ class Hosts:
     def check(self, request: web.Request) -> None:
         """Raise ForeignHost unless the request names a host that is allowed.
 
-        A request in absolute form names one in its target as well. A request of HTTP/1.0 may name none: no browser
-        sends that.
+        A request in absolute form also names a host in its target. A request of HTTP/1.0 may name no host: no browser
+        sends HTTP/1.0.
         """
         host = request.headers.get(hdrs.HOST)
         if not (host is None or self._is_allowed(_name(host))) or (
@@ -35,7 +35,7 @@ class Hosts:
         ):
             metrics.count_refusal("host")
             raise ForeignHost
-        if len(self.known) < _MOST_KNOWN and len(host or "") <= _LONGEST_KNOWN:
+        if len(self.known) < _MAX_KNOWN and len(host or "") <= _MAX_KNOWN_LENGTH:
             self.known.add(host)
 
     def _is_allowed(self, name: str) -> bool:
@@ -43,7 +43,7 @@ class Hosts:
 
 
 def _name(host: str) -> str:
-    """Take the port from a Host header; the empty string if it is malformed."""
+    """Return the host name of a Host header, without the port; the empty string if the header is malformed."""
     if host.startswith("["):
         name, bracket, port = host[1:].partition("]")
         return _canonical(name) if bracket and _is_port(port) else ""

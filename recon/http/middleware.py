@@ -1,4 +1,4 @@
-"""What surrounds each request: its id, its metrics, its log line, and its errors."""
+"""What recon does around each request: its id, its metrics, its log line, and its errors."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from recon.http.responses import HEADERS, REQUEST_ID, SERVER
 from recon.logs import failures
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Count: TypeAlias = Callable[[str, int, float], None]  # what counts a request: by label, status and seconds
+Count: TypeAlias = Callable[[str, int, float], None]  # records a request in the metrics: label, status, seconds
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +38,15 @@ def answering(
     cors_headers: Callable[[web.Request], dict[str, str]] | None,
     count: Count,
 ) -> Handler:
-    """The handler with everything that is done around each request.
+    """Wrap the handler with what every request needs: an id, metrics, a log line, and problem details for errors.
 
-    `label` stands for the path in metrics and the log. Once `closing` is set, each response ends its connection. With
-    `hosts`, others are refused. Not a middleware of aiohttp's: each request would pay for its chain of calls.
+    `label` replaces the path in metrics and log. Once `closing` is set, each response closes its connection. With
+    `hosts`, requests that name another host are refused. This is no aiohttp middleware: that chain of calls would cost
+    each request time.
     """
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        """Answer the request, whatever happens, and leave a trace of it."""
+        """Answer the request, also if the handler fails, and record it in the metrics and the log."""
         response: web.StreamResponse
         wrong: Collection[FieldError] = ()
         started = time.perf_counter()
@@ -62,7 +63,7 @@ def answering(
         except Exception as error:
             if request.writer.output_size > 0:
                 _record_abort(request, label, error, time.perf_counter() - started)
-                # The connection ends: a second status line would become a part of the body.
+                # Close the connection: a second status line would become part of the body.
                 raise ConnectionAbortedError("the response had begun") from error
             response = _response_to(error, request_id)
             wrong = error.errors if isinstance(error, InvalidRequest) else ()
@@ -83,7 +84,7 @@ def _response_to(error: Exception, request_id: str) -> web.Response:
         return problem_of(error)
     if failures.may_be_logged():
         log.error("a request failed", exc_info=error, extra={"request_id": request_id, **failures.left_out()})
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "recon failed; the log says where.")
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "recon failed; its log has the cause.")
 
 
 def _log(request: web.Request, label: str, status: int, seconds: float, wrong: Collection[FieldError]) -> None:
@@ -92,7 +93,7 @@ def _log(request: web.Request, label: str, status: int, seconds: float, wrong: C
         fields = _fields(request, seconds) | {"status": status}
         if wrong:
             fields["errors"] = [f"{error.pointer}: {error.detail}" for error in wrong]
-        # Only the label: a path or a query can contain anything.
+        # Only the label: a path or a query can contain an identifier.
         log.log(level, "%s %s", request.method, label, extra=fields)
 
 
@@ -104,7 +105,7 @@ def _fields(request: web.Request, seconds: float) -> dict[str, Any]:
 
 
 def _record_abort(request: web.Request, label: str, error: Exception, seconds: float) -> None:
-    """Count and log a response that ends with its connection, because something failed after its status line."""
+    """Count and log a response that was cut off, because something failed after its status line was sent."""
     is_gone = request.transport is None or request.transport.is_closing()
     if is_gone and isinstance(error, ConnectionError | web.HTTPBadRequest):
         reason, level = "client", logging.DEBUG
@@ -119,15 +120,15 @@ def _record_abort(request: web.Request, label: str, error: Exception, seconds: f
         log.log(level, "%s %s was aborted", request.method, label, exc_info=cause, extra=fields)
 
 
-# By the first digit of the status.
+# The log level by the first digit of the status.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.INFO, 5: logging.WARNING}
 
 
 async def finish_head(request: web.Request, response: web.StreamResponse) -> None:
     """Finish the head of a response just before it is sent (`on_response_prepare`).
 
-    It gets the headers of every response, with recon's name where aiohttp would put its own. Where aiohttp answers by
-    itself, to a target that is no path and so meets no route (`*`), it becomes a problem document.
+    Add the headers that every response has, and name recon instead of aiohttp as the server. aiohttp itself answers a
+    target that is no path (`*`) and so has no route; this answer becomes a problem document.
     """
     response.headers["Server"] = SERVER
     response.headers.update(request.get(HEADERS, {}))
@@ -136,15 +137,15 @@ async def finish_head(request: web.Request, response: web.StreamResponse) -> Non
         response.body, response.content_type, response.charset = document.body, document.content_type, None
         response.headers["Content-Length"] = str(len(cast("bytes", document.body)))
     if request.method == hdrs.METH_HEAD:
-        request.writer.length = 0  # or aiohttp would send what the handler of a streamed response writes
+        request.writer.length = 0  # otherwise aiohttp would send the body that a streaming handler writes
     elif request.version < HttpVersion11 and hdrs.CONNECTION not in response.headers:
-        response.force_close()  # only its end ends a body without a length, also when the client asked to keep it
+        response.force_close()  # in HTTP/1.0, only the end of the connection ends a body without a length
 
 
 async def expectation(request: web.Request) -> web.StreamResponse | None:
-    """Meet the Expect header of a request, or refuse it as middleware cannot: it comes before that."""
+    """Answer the Expect header with 100 or a 417 problem document. aiohttp calls this before the wrapped handler."""
     if request.headers["Expect"].lower() != "100-continue":
         return problem_of_http(web.HTTPExpectationFailed())
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    request.writer.output_size = 0  # that was not yet the answer
+    request.writer.output_size = 0  # this was not yet the response
     return None

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): their shape, and which error has which status."""
+"""Errors as problem details (RFC 9457): their shape, and the status of each error."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from recon.errors import FieldError, Forbidden, ForeignHost, InvalidRequest, ReconError, Unauthorized, Unavailable
 
-# The error's class to its status: all that HTTP needs to know of recon's errors.
+# The status of each class of error: all that HTTP code needs to know about recon's errors.
 STATUS = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
@@ -43,9 +43,9 @@ class Problem(_ProblemRequired, total=False):
 
 # The details of errors that aiohttp raises.
 _DETAILS = {
-    HTTPStatus.NOT_FOUND: "There is nothing at this path; /docs lists what there is.",
-    HTTPStatus.METHOD_NOT_ALLOWED: "This path does not take this method; Allow lists those that it takes.",
-    HTTPStatus.EXPECTATION_FAILED: "The only expectation that recon meets is 100-continue.",  # aiohttp quotes the other
+    HTTPStatus.NOT_FOUND: "This path does not exist; /docs lists the endpoints.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This path does not accept this method; Allow lists the accepted ones.",
+    HTTPStatus.EXPECTATION_FAILED: "recon supports no expectation other than 100-continue.",  # aiohttp quotes the value
 }
 
 

@@ -1,4 +1,4 @@
-"""A JSON answer that is sent in one piece, at a fraction of what aiohttp's own takes."""
+"""A JSON response that is sent with one write, in a fraction of the time that aiohttp's own response takes."""
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -7,27 +7,27 @@ from aiohttp.helpers import rfc822_formatted_time
 from recon.http.unsent import Sender
 
 REQUEST_ID = "X-Request-ID"
-# What every response to the request has: its id, and with CORS the headers for the page's origin.
+# The headers that every response to the request gets: its id and, with CORS, those for the page's origin.
 HEADERS = web.RequestKey("headers", dict[str, str])
 SERVER = "recon"  # instead of the libraries' names and versions
-# Bytes from which a body is written apart from its head instead of being copied behind it. Below, a second system call
-# takes longer than the copy.
+# A body of at least so many bytes is written separately, not copied behind its head. For a smaller body, the second
+# system call would take longer than the copy.
 LARGE = 65_536
 
 
 def unsupported_encoding() -> web.HTTPUnsupportedMediaType:
-    """Make the error for a Content-Encoding that recon does not decode, whatever the libraries could."""
+    """Make the error for a Content-Encoding that recon does not decode, even if a library could."""
     return web.HTTPUnsupportedMediaType(
-        text="The body may be compressed with gzip or deflate, or not at all.",
+        text="Compress the body with gzip or deflate, or send it uncompressed.",
         headers={"Accept-Encoding": "gzip, deflate"},
     )
 
 
 class JsonResponse(web.StreamResponse):
-    """A 200 whose body is JSON already; `headers` takes what is to be said beside type, length, date and HEADERS.
+    """A 200 response whose body is already JSON; `headers` is for headers other than type, length, date and HEADERS.
 
-    aiohttp's Response looks in each answer for what is never there: a compression, a range, a cookie,
-    chunks, listeners (of `on_response_prepare`, for one).
+    aiohttp's Response would check each response for features that none of these has: compression, ranges, cookies,
+    chunks, listeners (`on_response_prepare`).
     """
 
     _common: dict[str, str]
@@ -39,7 +39,7 @@ class JsonResponse(web.StreamResponse):
         self._json = body
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        """Take over the connection; the head is sent together with the body."""
+        """Prepare to write to the connection; `write_eof` sends the head together with the body."""
         if self._keep_alive is None:
             self._keep_alive = request.keep_alive
         if not self._keep_alive:
@@ -52,11 +52,11 @@ class JsonResponse(web.StreamResponse):
         return self._writer
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Send the answer."""
+        """Send the head and the body."""
         more = ""
         for name, value in self._common.items():
             more += f"{name}: {value}\r\n"
-        if self.headers:  # hardly ever
+        if self.headers:  # rare
             more += "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
         head = (
             f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(self._json)}\r\n"

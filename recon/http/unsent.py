@@ -1,4 +1,4 @@
-"""The data that waits to be sent to clients: its total is bounded, and the slowest readers are closed beyond it."""
+"""Data that waits to be sent to clients. Its total is bounded: beyond it, the slowest readers are disconnected."""
 
 import array
 import asyncio
@@ -19,27 +19,28 @@ from recon import metrics
 # never reads.
 _NO_LINGERING = struct.pack("ii", 1, 0)
 
-# While answers need room, a client that takes less than so many bytes in so many seconds is closed. An event loop that
-# is busy reads again within half a second, and 400 clients that never read 3 MB each are closed after 5 s.
+# While responses wait for room, a client that reads less than so many bytes in so many seconds is disconnected. A busy
+# event loop reads again within half a second, and 400 clients that never read 3 MB each are disconnected after 5 s.
 LEAST_TAKEN, PATIENCE = 65_536, 0.5
-_LOOKS = 5  # in this time, at all connections with unsent data
+_CHECKS = 5  # of all connections with unsent data, in PATIENCE seconds
 
-# Bytes of a large answer that a transport holds at most, or twice that under TLS. Each part takes a turn of the event
+# Maximum bytes of a large response that a transport holds, or twice that under TLS. Each part takes a turn of the event
 # loop if the client is slow.
 PART = 65_536
 
 
 class Sender(web.RequestHandler):
-    """The sending half of a connection: it reports to `unsent` whenever an answer waits for its client.
+    """The sending half of a connection. It adds itself to `unsent` while data waits for its client.
 
     Attributes
     ----------
     socket_transport : the TCP transport; under TLS, `transport` is the one above it.
-    unsent : where it reports.
+    unsent : all connections with unsent data, and their total.
     shared : the large body that is being sent, if any; other connections may be sending the same object.
-    left : how many bytes of it the transport was not given yet.
-    parts_sent : how many parts of streamed responses the transport took: a client that takes some is not stuck.
-    on_lost : called when the connection is lost, for a streamed response, which may have nothing to write for long.
+    left : the number of its bytes that were not yet written to the transport.
+    parts_sent : the number of parts of streamed responses that were written; while it grows, the client is reading.
+    on_lost : called when the connection is lost. A streamed response may have nothing to write for a long time, and
+        would not notice it.
     """
 
     __slots__ = ("left", "on_lost", "parts_sent", "shared", "socket_transport", "unsent")
@@ -54,18 +55,18 @@ class Sender(web.RequestHandler):
         self.on_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to serve; the transport reports when the socket's buffer does not take everything."""
+        """Start serving. The transport calls `pause_writing` whenever the socket's buffer cannot hold everything."""
         for each in {transport, self.socket_transport}:
             each.set_write_buffer_limits(high=1)  # type: ignore[union-attr] # they are asyncio.Transport
         super().connection_made(transport)
 
     def pause_writing(self) -> None:
-        """Stop answering: the client does not keep up."""
+        """Stop writing: the client reads too slowly (backpressure)."""
         super().pause_writing()
         self.unsent.add(self)
 
     def resume_writing(self) -> None:
-        """Go on answering: the client has taken everything, or under TLS the TCP transport has."""
+        """Continue writing: the transport's buffer is empty. Under TLS, the TCP transport may still hold data."""
         self._discard_if_taken()
         super().resume_writing()
 
@@ -75,13 +76,13 @@ class Sender(web.RequestHandler):
         if self.on_lost is not None:
             self.on_lost()
         super().connection_lost(exc)
-        self.socket_transport = None  # which holds what was not sent
+        self.socket_transport = None  # it holds the unsent data
 
     async def send_large(self, body: bytes, write: Callable[[bytes], Awaitable[None]]) -> None:
-        """Send a body in parts, each when the client has taken the one before.
+        """Send a body in parts, each after the client has read the part before.
 
-        So the transport holds little of it, and under TLS no encrypted copy of it is made: the copy's memory would be
-        kept, and grow to that of the largest answer, as long as the connection is open.
+        So the transport holds only a part of it, and TLS makes no encrypted copy of the whole body. Such a copy would
+        keep as much memory as the largest response needed until the connection closes.
         """
         self.shared, self.left = body, len(body)
         self.unsent.add(self)
@@ -99,7 +100,7 @@ class Sender(web.RequestHandler):
             self.unsent.discard(self)
 
     def has_unsent(self) -> bool:
-        """Whether the process's memory has an answer that waits for the client."""
+        """Whether the memory of this process holds data that waits for the client."""
         return self.shared is not None or self.unsent_bytes() > 0
 
     def unsent_bytes(self) -> int:
@@ -115,18 +116,21 @@ class Sender(web.RequestHandler):
         """Count the bytes that the client has not acknowledged, those in the kernel's buffer included."""
         queued = array.array("i", [0])
         if self.socket_transport is not None:
-            with suppress(OSError):  # not every operating system tells; then the process's own buffer has to do
+            with suppress(OSError):  # not every operating system can tell; then only the process's buffers count
                 fcntl.ioctl(self.socket_transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
         return self.left + self.unsent_bytes() + queued[0]
 
     def memory(self) -> tuple[int, int]:
-        """What holds the unsent bytes in memory, and its size: a shared body counts once, however many send it."""
+        """Return the id of the object that holds the unsent bytes, and its size.
+
+        A shared body counts once, however many connections send it.
+        """
         if self.shared is not None:
             return id(self.shared), len(self.shared)
         return id(self), self.unsent_bytes()
 
     def abort(self) -> None:
-        """Close the connection now, and drop what waits to be sent, the kernel's part included."""
+        """Close the connection now, and drop its unsent data, also in the kernel's buffer."""
         if self.socket_transport is not None:
             with suppress(OSError):
                 self.socket_transport.get_extra_info("socket").setsockopt(
@@ -142,34 +146,34 @@ class _Waiting(NamedTuple):
 
 
 class Unsent:
-    """The connections with unsent data, and the memory that this takes in total.
+    """The connections with unsent data, and the total memory of this data.
 
-    While the memory is `limit` bytes or more, large answers wait for room (backpressure), and the connections of the
-    slowest readers are closed: a client has `patience` seconds for each LEAST_TAKEN bytes, a new one too. A single
-    answer that nothing else waits behind is always sent.
+    While the memory is `limit` bytes or more, large responses wait for room (backpressure), and the connections of the
+    slowest readers are closed: each client has `patience` seconds for each LEAST_TAKEN bytes. A response is always
+    sent if it is the only one.
     """
 
     def __init__(self, limit: int, patience: float = PATIENCE) -> None:
         self._limit = limit
         self._patience = patience
         self._total = 0
-        self._waiting: OrderedDict[Sender, _Waiting] = OrderedDict()  # the longest without progress comes first
-        self._holders: dict[int, tuple[int, int]] = {}  # of each: how many connections send it, and its bytes
+        self._waiting: OrderedDict[Sender, _Waiting] = OrderedDict()  # the one without progress for longest comes first
+        self._holders: dict[int, tuple[int, int]] = {}  # by id: the number of its connections, and its bytes
         self._queue: deque[asyncio.Future[None]] = deque()  # of the responses that wait for room
         self._admission: asyncio.Handle | None = None
-        self._next_look: asyncio.Handle | None = None
+        self._next_check: asyncio.Handle | None = None
 
     def __contains__(self, sender: Sender) -> bool:
         return sender in self._waiting
 
     async def room(self) -> None:
-        """Wait, in turn, until another large answer can be made or sent."""
+        """Wait, first come first served, until there is room for another large response."""
         if self._total < self._limit and not self._queue:
             return
         turn = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         self._admit_soon()
-        self._look_soon()
+        self._check_soon()
         await turn
 
     def add(self, sender: Sender) -> None:
@@ -182,10 +186,10 @@ class Unsent:
             self._total += size
         self._waiting[sender] = _Waiting(holder, sender.bytes_to_take(), asyncio.get_running_loop().time())
         if self._total >= self._limit:
-            self._look_soon()
+            self._check_soon()
 
     def discard(self, sender: Sender) -> None:
-        """Count a connection's data no longer."""
+        """Stop counting a connection's data."""
         waiting = self._waiting.pop(sender, None)
         if waiting is None:
             return
@@ -198,12 +202,12 @@ class Unsent:
             self._admit_soon()
 
     def refresh(self) -> None:
-        """Notice which clients have taken everything, and which have taken enough to count as new."""
+        """Discard the connections whose clients have read everything; give those that read enough new time."""
         for sender, waiting in list(self._waiting.items()):
             self._has_progressed(sender, waiting)
 
     def _has_progressed(self, sender: Sender, waiting: _Waiting) -> bool:
-        """Whether the client took enough. If so, its connection becomes the last in line."""
+        """Whether the client has read enough. If so, its connection becomes the last in the order."""
         if not sender.has_unsent():
             self.discard(sender)
         elif (to_take := sender.bytes_to_take()) <= waiting.to_take - LEAST_TAKEN:
@@ -213,18 +217,18 @@ class Unsent:
             return False
         return True
 
-    def _look_soon(self) -> None:
-        if self._next_look is None:
-            self._next_look = asyncio.get_running_loop().call_later(self._patience / _LOOKS, self._look)
+    def _check_soon(self) -> None:
+        if self._next_check is None:
+            self._next_check = asyncio.get_running_loop().call_later(self._patience / _CHECKS, self._check)
 
-    def _look(self) -> None:
-        self._next_look = None
+    def _check(self) -> None:
+        self._next_check = None
         self.refresh()
         self._make_room()
         if self._queue:
             self._admit_soon()
         if self._queue or self._total >= self._limit:
-            self._look_soon()
+            self._check_soon()
 
     def _admit_soon(self) -> None:
         if self._admission is None:
@@ -242,7 +246,7 @@ class Unsent:
                 self._admit_soon()
 
     def _make_room(self) -> None:
-        """Close the slowest readers, as far as needed."""
+        """Close the connections of the slowest readers until there is room."""
         latest = asyncio.get_running_loop().time() - self._patience
         while self._total >= self._limit and (self._queue or len(self._waiting) > 1):
             sender, waiting = next(iter(self._waiting.items()))
