@@ -9,7 +9,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_CODES = {0, *(128 + number for number in ENDING)}  # of a process that a signal ended
 
 
-def heeded() -> list[signal.Signals]:
+def not_ignored() -> list[signal.Signals]:
     """The ending signals that this process does not ignore; `nohup` starts it with SIGHUP ignored."""
     return [each for each in ENDING if signal.getsignal(each) != signal.SIG_IGN]
 
@@ -17,23 +17,23 @@ def heeded() -> list[signal.Signals]:
 def exit_when_received() -> None:
     """Raise SystemExit on an ending signal, with the exit code that shells expect.
 
-    By default SIGTERM and SIGHUP end a process without clean-up, so the embedded PostgreSQL would stay
-    behind; and they do not end process 1 of a container at all.
+    By default SIGTERM and SIGHUP end a process without clean-up, so the embedded PostgreSQL would keep running. They do
+    not end process 1 of a container at all.
     """
-    for each in heeded():
+    for each in not_ignored():
         signal.signal(each, lambda number, _frame: sys.exit(128 + number))
 
 
-def hold_back() -> None:
+def block() -> None:
     """Block the ending signals in this thread from now on."""
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def blocked() -> Iterator[None]:
     """Block the ending signals in this thread; they take effect afterwards.
 
-    A thread that is started meanwhile never gets them, nor does a program unless it unblocks them, as PostgreSQL does.
+    A thread that is started meanwhile never gets them. A program gets them if it unblocks them, as PostgreSQL does.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:

@@ -33,13 +33,13 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048  # connections that may wait to be accepted while the event loop is busy
 _DRAIN = 1.0  # seconds for which recon goes on answering at shutdown, with `Connection: close` in each answer
 _CHECK_EVERY = 1.0  # seconds between checks of all connections
-# Times that a listening socket is served. The event loop accepts one connection of each in a turn, and a turn takes
-# long under load: 100 clients that came to 500 busy ones waited for 4.3 s (median) with one, for 0.6 s with eight.
-_TIMES_SERVED = 8
-# Files that are no connections of clients: the database's come on top.
+# Copies of each listening socket. The event loop accepts one connection from each copy in a turn, and a turn takes long
+# under load: beside 500 busy clients, 100 new ones waited for 4.3 s (median) with one copy, for 0.6 s with eight.
+_SOCKET_COPIES = 8
+# Open files other than connections of clients and of the database's pool.
 _OTHER_FILES = 128
-# When more than the first share of all connections is open, idle ones are closed until the second is left: a client
-# that holds many idle connections does not keep other clients out.
+# When more than the first share of --max-connections is open, idle connections are closed until the second share is
+# left. So a client that holds many idle connections does not keep other clients out.
 _CROWDED, _ROOMY = 0.9, 0.75
 
 
@@ -63,8 +63,8 @@ _REFUSAL = _refusal()
 class Server(web.Server):
     """Creates the protocol object of each accepted connection, and keeps the set of open ones."""
 
-    def __init__(self, made: web.Server, settings: Settings, unsent: Unsent, tls: ssl.SSLContext | None) -> None:
-        super().__init__(made.request_handler, request_factory=made.request_factory)
+    def __init__(self, original: web.Server, settings: Settings, unsent: Unsent, tls: ssl.SSLContext | None) -> None:
+        super().__init__(original.request_handler, request_factory=original.request_factory)
         self.open: set[Connection] = set()
         self.unsent = unsent
         self._limit = settings.max_connections
@@ -124,10 +124,10 @@ class Runner(web.AppRunner):
     async def setup(self) -> None:
         """Serve the sockets, and start the watch over their connections."""
         await super().setup()
-        server = cast("Server", self.server)  # setup has made it
+        server = cast("Server", self.server)  # created by setup()
         self._watch = background.keep_running("watch over connections", partial(watch, server, self._settings))
         for each in self._sockets:
-            for _ in range(_TIMES_SERVED):
+            for _ in range(_SOCKET_COPIES):
                 copy = socket.socket(fileno=os.dup(each.fileno()))
                 await web.SockSite(self, copy, backlog=BACKLOG).start()
             each.close()
@@ -135,7 +135,7 @@ class Runner(web.AppRunner):
     async def cleanup(self) -> None:
         """Shut down gracefully: stop accepting connections, drain the open ones, finish the requests in progress.
 
-        Streamed responses may have no end, so they get the time of the drain, and are cut.
+        Streamed responses may have no end, so they are cut when the drain ends.
         """
         self.app[CLOSING].set()
         for site in self.sites:

@@ -95,10 +95,10 @@ def _failing_clearly(settings: Settings) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            another = settings.port - 1 if settings.port == _LAST_PORT else settings.port + 1
+            other = settings.port - 1 if settings.port == _LAST_PORT else settings.port + 1
             raise Misconfigured(
                 f"port {settings.port} is in use by another process: stop that process, or choose another port, for "
-                f"example with `RECON_PORT={another} make run` or --port {another}"
+                f"example with `RECON_PORT={other} make run` or --port {other}"
             ) from None
         where = authority(settings.host, settings.port)
         raise Misconfigured(f"cannot listen on {where}: {os.strerror(error.errno or 0)}") from None

@@ -33,14 +33,15 @@ def serve(settings: Settings) -> None:
     if settings.workers == 1:
         uvloop.run(_serve(settings))
     else:
-        # Each worker waits for these; a database that cannot be served ends recon here, once.
+        # Workers wait for a database that is unavailable or not yet prepared. One that recon cannot serve ends recon
+        # here, once, and not in each worker.
         with suppress(Unavailable, NotPrepared):
             asyncio.run(make_database(settings).prepare())
         _Gunicorn(settings).run()
 
 
 def _runner(settings: Settings, sockets: Sequence[socket.socket]) -> Runner:
-    # Modules stay loaded, and requests create hardly any reference cycles: collecting them at the default rate
+    # Modules stay loaded, and requests create hardly any reference cycles: at its default rate, the garbage collector
     # takes a twentieth of the time.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
@@ -49,19 +50,19 @@ def _runner(settings: Settings, sockets: Sequence[socket.socket]) -> Runner:
 
 async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
-    for signum in signals.heeded():
+    for signum in signals.not_ignored():
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     runner = _runner(settings, listening.sockets(settings))
     try:
         await runner.setup()
-        where = listening.url(settings, *runner.addresses[0][:2])
-        log.info("serving on %s (API documentation at /docs)", where)
+        url = listening.url(settings, *runner.addresses[0][:2])
+        log.info("serving on %s (API documentation at /docs)", url)
         await stop.wait()
         log.info("stopping: finishing the requests in progress")
     finally:
         await runner.cleanup()
-        # The end of the event loop removes its handlers. A second Ctrl-C would end this process before its clean-up.
-        signals.hold_back()
+        # The event loop removes its handlers when it ends. A second Ctrl-C would end this process before its clean-up.
+        signals.block()
 
 
 class _Logger(Logger):  # type: ignore[misc]
@@ -84,7 +85,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
     """gunicorn's main process, which ends on SIGHUP instead of reloading its configuration."""
 
     def init_signals(self) -> None:
-        ignored = {*signals.ENDING} - {*signals.heeded()}
+        ignored = {*signals.ENDING} - {*signals.not_ignored()}
         super().init_signals()
         for signum in ignored:
             signal.signal(signum, signal.SIG_IGN)
@@ -98,7 +99,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.sockets: Sequence[Any] = []  # that a worker serves
+        self.sockets: Sequence[Any] = []  # bound by gunicorn, served by the worker
         super().__init__()
 
     def load_config(self) -> None:

@@ -1,4 +1,4 @@
-"""One connection: TLS, then requests whose heads are bounded in size and time."""
+"""One connection: the TLS handshake, then requests whose heads are bounded in size and time."""
 
 import asyncio
 import logging
@@ -19,23 +19,23 @@ from recon.logs import failures
 
 log = logging.getLogger(__name__)
 
-_receive = web.RequestHandler.data_received  # `super()` would cost each request
-_END = b"\r\n\r\n"  # of a head, and of a body that is sent in chunks
-# aiohttp parses no more requests ahead than this on one connection; what follows them waits here.
-_MOST_AHEAD = 32
-MAX_FIELDS = 128  # in a head: each takes memory beyond its bytes
+_receive = web.RequestHandler.data_received  # `super()` would cost each request time
+_END = b"\r\n\r\n"  # the end of a head, and of a chunked body
+# Maximum requests of one connection that aiohttp parses ahead (pipelining); the bytes after them wait in `_unparsed`.
+_MAX_AHEAD = 32
+MAX_FIELDS = 128  # of a head: each takes memory beyond its bytes
 
 
 class Limits(NamedTuple):
-    """What a connection may do.
+    """The limits of a connection, and how the server counts connections.
 
     Attributes
     ----------
     tls : the certificate to serve https with, if any.
     handshake : seconds that the TLS handshake may take.
     max_head : bytes that the head of a request may have.
-    admit : called with each new connection; returns False for one that is too many.
-    forget : called with each connection that is gone.
+    admit : called with each new connection; returns False if too many are open.
+    forget : called with each connection that has ended.
     """
 
     tls: ssl.SSLContext | None
@@ -46,11 +46,11 @@ class Limits(NamedTuple):
 
 
 class Connection(Sender):
-    """A client's connection, from the moment at which it was accepted.
+    """A client's connection, from the moment at which it is accepted.
 
-    aiohttp bounds the lines of a head, but not their sum, and cannot say whether a head is incomplete. So the bytes are
-    given to its parser in parts that end where a head or a body ends. A request that comes whole and on its own, as
-    nearly all do, is one part.
+    aiohttp bounds the lines of a head, but not their sum, and does not tell whether a head is incomplete. So recon
+    gives the bytes to aiohttp's parser in parts, each of which ends where a head or a body ends. Nearly all requests
+    arrive whole and alone: such a request is one part.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Connection(Sender):
     """
 
     __slots__ = (
-        "_between",
+        "_between_requests",
         "_body",
         "_body_left",
         "_failed",
@@ -71,7 +71,7 @@ class Connection(Sender):
         "_line_complete",
         "_max_head",
         "_refused",
-        "_waiting",
+        "_unparsed",
         "doing",
         "head_since",
         "since",
@@ -83,21 +83,21 @@ class Connection(Sender):
         self._max_head = limits.max_head
         self._handshake: asyncio.Task[None] | None = None
         self._refused: HTTPStatus | None = None
-        self._failed = False  # what came is no HTTP: nothing after it is looked at
-        self._waiting = b""  # what aiohttp is not ready to parse
+        self._failed = False  # the bytes are not valid HTTP: those after them are ignored
+        self._unparsed = b""  # bytes that aiohttp is not ready to parse
         self.doing: tuple[str, int, int] = ("head", 0, 0)
         self.since: float = self._loop.time()
-        self._between = False
+        self._between_requests = False
         self._await_head()
         self.head_since: float | None = self.since
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take over a connection that was accepted."""
+        """Start the TLS handshake or the HTTP protocol on an accepted connection."""
         self.socket_transport = transport  # type: ignore[assignment] # it is asyncio.Transport
         if not self._limits.admit(self):
             return
         if self._limits.tls is None:
-            self._between = True
+            self._between_requests = True
             super().connection_made(transport)
         else:
             self._handshake = run_once("a TLS handshake", self._shake_hands(transport, self._limits.tls))
@@ -107,22 +107,22 @@ class Connection(Sender):
         handshake = asyncio.create_task(
             self._loop.start_tls(transport, self, tls, server_side=True, ssl_handshake_timeout=seconds)
         )
-        await asyncio.sleep(0)  # until it has begun; TLS is about to take over the transport
-        early, self._waiting = self._waiting, b""
+        await asyncio.sleep(0)  # until the handshake has begun; then TLS takes over the transport
+        early, self._unparsed = self._unparsed, b""
         self._loop.call_soon(_feed, transport.get_protocol(), early)
         try:
             secured = await handshake
-        except OSError:  # the client's failure: it knows, or is gone
+        except OSError:  # the client's failure, or it has disconnected: not an error of recon
             secured = None
         if secured is None or secured.is_closing():
             self._limits.forget(self)
             return
         self._handshake = None
         self.head_since = self._loop.time()
-        self._between = True
+        self._between_requests = True
         super().connection_made(secured)
-        early, self._waiting = self._waiting, b""
-        if early:  # it came together with the end of the handshake
+        early, self._unparsed = self._unparsed, b""
+        if early:  # a request arrived together with the end of the handshake
             self.data_received(early)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -131,11 +131,11 @@ class Connection(Sender):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse the bytes that arrived."""
         size = len(data)
-        if self._between and size <= self._max_head:
-            end = data.find(_END) + 4  # its length; a name for it would cost each request
-            # One whole head, and no second one behind it: usually a request that comes whole and on its own.
+        if self._between_requests and size <= self._max_head:
+            end = data.find(_END) + 4  # len(_END); looking up a name would cost each request time
+            # One whole head, and no second one behind it: usually a request that arrives whole and alone.
             if end > 3 and (end == size or data.find(_END, end) < 0):  # noqa: PLR2004 (that is, it was found)
                 count = self._request_count
                 _receive(self, data)
@@ -148,8 +148,8 @@ class Connection(Sender):
         self._parse_in_parts(data)
 
     def _after_head(self, rest: bytes) -> None:
-        """Note where the parser is, after a head, and `rest` which has no end of another head."""
-        message: Any  # a request or, if it is none, an error
+        """Note the state of the parser after a head, and after `rest`, which contains no end of another head."""
+        message: Any  # a request, or an error if the head is invalid
         message, payload = self._messages[-1]
         self._note_head(message, payload)
         if self._body is not None:
@@ -161,32 +161,32 @@ class Connection(Sender):
                 self._parse_in_parts(rest)
             elif rest:
                 self._note_part_of_head(rest)
-        self._between = self._is_between()
+        self._between_requests = self._is_between_requests()
 
     def _parse_in_parts(self, data: bytes) -> None:
-        """Give the parser what may be several requests, or parts of some, so that each part ends at most one."""
+        """Give the data to the parser in parts, each of which ends at most one head or one body."""
         if self._handshake is not None:
-            self._waiting += data  # the beginning of the TLS handshake, or what came together with its end
+            self._unparsed += data  # the beginning of the TLS handshake, or a request that arrived with its end
             return
         if not data and not self._failed:
-            self._parse(b"")  # aiohttp says that it is ready for more
-        data = self._waiting + data
+            self._parse(b"")  # with empty data, aiohttp signals that it is ready for more
+        data = self._unparsed + data
         start = 0
         while start < len(data) and not self._failed:
-            if self._reading_paused or len(self._messages) >= _MOST_AHEAD:
+            if self._reading_paused or len(self._messages) >= _MAX_AHEAD:
                 break
             part = data[start : start + self._part(data, start)]
             start += len(part)
             self._parse(part)
-        self._waiting = b"" if self._failed else data[start:]
-        self._between = self._is_between()
+        self._unparsed = b"" if self._failed else data[start:]
+        self._between_requests = self._is_between_requests()
 
-    def _is_between(self) -> bool:
+    def _is_between_requests(self) -> bool:
         """Whether the next byte is the first of a head."""
-        return not (self._failed or self._waiting or self._head or self._body)
+        return not (self._failed or self._unparsed or self._head or self._body)
 
     def _part(self, data: bytes, start: int) -> int:
-        """Find how many bytes from `start` on belong to the head or the body that is under way."""
+        """Return how many bytes from `start` on belong to the current head or body."""
         if self._body_left is not None:
             return self._body_left or len(data)
         across = (self._last + data[start : start + len(_END) - 1]).find(_END)
@@ -202,7 +202,7 @@ class Connection(Sender):
         super().data_received(part)
         if self._request_count != count:
             self._note_head(*self._messages[-1])
-            if self._failed and body is not None:  # or its handler would wait for the rest
+            if self._failed and body is not None:  # otherwise its handler would wait for the rest
                 body.set_exception(web.RequestPayloadError("The body is malformed."))
         elif self._body is None:
             if part:
@@ -221,7 +221,7 @@ class Connection(Sender):
         self._body_left: int | None = None
 
     def _note_head(self, message: Any, payload: StreamReader) -> None:
-        """Note that a head is complete; its body may be."""
+        """Note that a head is complete, and perhaps its body too."""
         self._await_head()
         headers = getattr(message, "headers", None)
         if headers is None:
@@ -247,7 +247,7 @@ class Connection(Sender):
             fields, target = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, HTTPStatus.REQUEST_URI_TOO_LONG
             self._refused = fields if self._line_complete else target
             self._failed = True
-            super().data_received(b"\0")  # no head may have it, so that aiohttp calls handle_error in its turn
+            super().data_received(b"\0")  # invalid in a head, so that aiohttp calls handle_error in order
 
     def handle_error(
         self,
@@ -256,7 +256,7 @@ class Connection(Sender):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 (aiohttp passes it; it quotes what was sent)
     ) -> web.StreamResponse:
-        """Answer what never became a request with a problem document, where aiohttp would quote and log it."""
+        """Answer input that is not a valid request with a problem document; aiohttp would quote and log the input."""
         if request.writer.output_size > 0:
             if request.version < HttpVersion11:
                 self.abort()  # the end of the connection would look like the end of the body
@@ -283,10 +283,10 @@ class Connection(Sender):
         if exc.message.startswith("Too many headers"):
             fields = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             return problem(fields, f"The request's head has more than {MAX_FIELDS} fields.")
-        return problem(status, "This is not HTTP as recon understands it.")
+        return problem(status, "The request is not valid HTTP.")
 
     def activity(self, now: float) -> tuple[str, float]:
-        """Return what the connection is doing, and since when."""
+        """Return what the connection is doing, and since when (time of the event loop)."""
         doing = (self._doing(), self._request_count, self.parts_sent)
         if doing != self.doing:
             self.doing, self.since = doing, now
@@ -296,7 +296,7 @@ class Connection(Sender):
 
     def _doing(self) -> str:
         if self in self.unsent:
-            return "answer"  # that the client does not take
+            return "answer"  # which the client does not read fast enough
         if self._current_request is not None:
             return "working" if self._current_request.content.is_eof() else "body"
         if self._messages:
@@ -304,7 +304,7 @@ class Connection(Sender):
         return "idle" if self.head_since is None else "head"
 
     def end_body(self, error: Exception) -> None:
-        """Let reading the body of the request under way fail."""
+        """Make the handler of the current request fail with `error` when it reads the body."""
         if self._current_request is not None:
             self._current_request.content.set_exception(error)
 
@@ -317,7 +317,7 @@ class Connection(Sender):
 
 
 def _feed(protocol: Any, data: bytes) -> None:
-    """Give a protocol what came before it took over the transport."""
+    """Give a protocol the bytes that arrived before it took over the transport."""
     while data:
         buffer = protocol.get_buffer(len(data))
         size = min(len(data), len(buffer))

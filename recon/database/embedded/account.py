@@ -1,4 +1,4 @@
-"""The operating-system user that the embedded PostgreSQL runs as, and what that user must be able to read."""
+"""The operating-system user that the embedded PostgreSQL runs as, and that user's access to files."""
 
 import logging
 import os
@@ -67,14 +67,14 @@ def _created_user() -> pwd.struct_passwd:
 
 
 def let_reach(account: Account, path: Path) -> None:
-    """Let another user get to `path`: open the folders above it for passing through, not for listing."""
+    """Let another user reach `path`: make the folders above it searchable for all users, but not listable."""
     if account.is_other:
         for folder in reversed(path.parents):
             _open(account, folder, stat.S_IXOTH)
 
 
 def let_read(account: Account, tree: Path) -> None:
-    """Let another user read all files in `tree`, and run those that can be run."""
+    """Let another user read all files in `tree`, and run the programs among them."""
     if not account.is_other:
         return
     let_reach(account, tree)
@@ -82,14 +82,14 @@ def let_read(account: Account, tree: Path) -> None:
     for folder, folders, files in os.walk(tree):
         for name in (*folders, *files):
             path = Path(folder, name)
-            runs = path.stat().st_mode & stat.S_IXUSR
-            opened |= _open(account, path, stat.S_IROTH | (stat.S_IXOTH if runs else 0), quiet=True)
+            is_program = path.stat().st_mode & stat.S_IXUSR
+            opened |= _open(account, path, stat.S_IROTH | (stat.S_IXOTH if is_program else 0), quiet=True)
     if opened:
         log.warning("opened %s, with the programs of PostgreSQL, for reading by all users", tree)
 
 
 def _open(account: Account, path: Path, bits: int, *, quiet: bool = False) -> bool:
-    """Add permissions of all users, unless `account` owns `path`; return whether any was missing."""
+    """Give all users these permissions, unless `account` owns `path`; return whether any was missing."""
     status = path.stat()
     before = stat.S_IMODE(status.st_mode)
     if status.st_uid == account.uid or before & bits == bits:

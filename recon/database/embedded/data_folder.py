@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: on while recon runs, its data kept between runs."""
+"""The embedded PostgreSQL: it runs while recon runs, and its data is kept between runs."""
 
 import fcntl
 import logging
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 # Bytes that a socket's path may have: 103 on macOS, 107 on Linux.
 _LONGEST_PATH = 103
-_LOOK = 1.0  # seconds between looks whether the server still runs
-_LOCK_LOOK = 0.05  # seconds between attempts to get a lock
+_CHECK_EVERY = 1.0  # seconds between checks whether the server still runs
+_LOCK_RETRY = 0.05  # seconds between attempts to get a lock
 _REPEAT = 30.0  # seconds between log lines about a server that cannot be started
 
 
@@ -57,7 +57,7 @@ def running(data_dir: Path, *, create: bool = True) -> Iterator[str]:
             use.begin()
             yield f"postgresql://{SUPERUSER}@/postgres?host={quote(str(sockets))}&port={PORT}"
         finally:
-            if os.getpid() == owner:  # and not a worker process, forked from it, that unwinds the same stack
+            if os.getpid() == owner:  # not in a forked worker process, which unwinds the same stack
                 use.end()
 
 
@@ -66,10 +66,10 @@ def remove(data_dir: Path) -> bool:
     data = data_dir.resolve() / "postgresql"
     if not data.exists():
         return False
-    with (data.parent / "in-use").open("a+") as users, signals.held_back():
+    with (data.parent / "in-use").open("a+") as users, signals.blocked():
         if not _locked(users, fcntl.LOCK_EX):
             raise OSError(f"{data_dir}: a running recon uses this folder; stop that recon first")
-        Postmaster(data).stop()  # one that a killed recon has left
+        Postmaster(data).stop()  # a server that a killed recon left running
         shutil.rmtree(data)
     return True
 
@@ -92,14 +92,14 @@ class _Use:
 
     def begin(self) -> None:
         """Return once the server is ready; from then on it is restarted if it dies."""
-        self._use()
+        self._lock_in_use()
         self._ensure_running(time.sleep, create=True)
-        with signals.held_back():  # so that signals go to the main thread
+        with signals.blocked():  # so that signals go to the main thread
             self._watcher.start()
 
     def end(self) -> None:
         """Stop the server unless another process uses it. No lock is waited for."""
-        with signals.held_back():
+        with signals.blocked():
             self._ending.set()
             if self._watcher.ident is not None:
                 self._watcher.join()
@@ -108,22 +108,22 @@ class _Use:
             if _locked(self._users, fcntl.LOCK_EX):
                 self._postmaster.stop()
 
-    def _use(self) -> None:
-        """Take the lock of those who use the server, and check that they all are in this process namespace."""
+    def _lock_in_use(self) -> None:
+        """Take the shared lock on `in-use`; check that all processes that hold it are in this process namespace."""
         here = _namespace()
         while True:
             if _locked(self._users, fcntl.LOCK_EX):  # no other process uses the folder
                 self._users.truncate(0)
                 self._users.write(here)
                 self._users.flush()
-                # One that a killed recon has left, perhaps of another version and with other options.
+                # A server that a killed recon left running may have another version or other options.
                 self._postmaster.stop()
             self._wait_for(self._users, fcntl.LOCK_SH, time.sleep)
             self._users.seek(0)
             if self._users.read() == here:
                 return
             fcntl.flock(self._users, fcntl.LOCK_UN)
-            if not _locked(self._users, fcntl.LOCK_EX):  # else the other one has ended meanwhile
+            if not _locked(self._users, fcntl.LOCK_EX):  # otherwise the other process has ended meanwhile
                 raise OSError(f"{self._data_dir}: in use by a recon in another container; run this command in that one")
 
     def _ensure_running(self, pause: Pause, *, create: bool) -> None:
@@ -144,23 +144,23 @@ class _Use:
             if not waits:
                 waits = True
                 log.warning("waiting for another process that starts or stops the PostgreSQL in %s", self._data_dir)
-            pause(_LOCK_LOOK)
+            pause(_LOCK_RETRY)
 
     def _watch(self) -> None:
         """Restart the server whenever it has died. A thread, since gunicorn's main process has no event loop."""
         failed: float | None = None
-        while not self._ending.wait(_LOOK):
+        while not self._ending.wait(_CHECK_EVERY):
             if self._postmaster.process() is not None:
                 continue
             if failed is None:
                 log.error("the embedded PostgreSQL has died; restarting it")
             try:
-                # Data that was deleted meanwhile is not replaced by an empty database.
+                # create=False: data that was deleted meanwhile must not be replaced by an empty database.
                 self._ensure_running(self._pause_until_the_end, create=False)
             except _Ending:
                 return
-            except Exception as error:  # noqa: BLE001 (whatever it is, the next look tries again)
-                # At first sessions of the dead server may still be ending.
+            except Exception as error:  # noqa: BLE001 (whatever it is, the next check tries again)
+                # The first attempts may fail, while sessions of the dead server are still ending.
                 if failed is None or time.monotonic() - failed > _REPEAT:
                     failed = time.monotonic()
                     log.error("the embedded PostgreSQL could not be restarted yet: %s", error)  # noqa: TRY400
@@ -212,7 +212,7 @@ def _is_usable(folder: Path) -> bool:
     path = os.fsencode(folder / SOCKET)
     try:
         path.decode()
-    except UnicodeDecodeError:  # the URL could not say it
+    except UnicodeDecodeError:  # the URL could not contain it
         return False
     return len(path) <= _LONGEST_PATH and b"," not in path
 
@@ -231,7 +231,7 @@ def _private_folder(data: Path) -> Path:
 
 
 def _namespace() -> str:
-    """What process numbers are counted in: servers are known by theirs, which mean nothing elsewhere."""
+    """Return the namespace of process ids. A server is identified by its id, which is only valid in one namespace."""
     try:
         return f"{socket.gethostname()} {os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 (the link's target)
     except FileNotFoundError:  # no Linux, hence no containers

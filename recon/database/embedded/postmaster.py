@@ -1,4 +1,4 @@
-"""One PostgreSQL server on a folder of data: made, started, found again, stopped."""
+"""One PostgreSQL server on a data folder: create, start, find and stop it."""
 
 import importlib.util
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 PORT = 5432  # part of the socket's name alone: the server listens on no TCP port
 SOCKET = f".s.PGSQL.{PORT}"
 SUPERUSER = "postgres"
-_LOOK = 0.02  # seconds between looks at a server that is starting
+_CHECK_EVERY = 0.02  # seconds between checks of a server that is starting
 _STILL_STARTING = 10  # seconds between log lines about a server that is starting; after a crash it recovers first
 # How to stop, and for how many seconds to wait for it: a fast shutdown writes what is in memory to disk, an immediate
 # one leaves that to the recovery at the next start.
@@ -30,7 +30,7 @@ _STOPPING = ((signal.SIGINT, 60), (signal.SIGQUIT, 10))
 _READY = "ready"
 _STATUS_LINE = 7  # of postmaster.pid; the first line has the process id
 
-Pause = Callable[[float], None]  # sleeps for so many seconds, or raises because there is nothing to wait for any more
+Pause = Callable[[float], None]  # sleeps for so many seconds, or raises to end the wait
 
 
 def programs() -> Path:
@@ -48,7 +48,7 @@ def programs() -> Path:
 
 
 class Postmaster:
-    """The server on the folder `data`, whichever process has started it.
+    """The server on the folder `data`, whichever process started it.
 
     It listens on a socket in that folder, which is closed to other users, and asks the operating system which
     user connects (peer authentication): only the user that recon runs as may.
@@ -75,18 +75,18 @@ class Postmaster:
     def create(self) -> None:
         """Create an empty database cluster unless there is one. Raises RuntimeError if that fails.
 
-        It has another name until it is complete, because initdb may be killed.
+        Its folder has a temporary name until it is complete, because initdb may be killed.
         """
         if self._data.exists():
             return
         let_reach(self._account, self._data)
         let_read(self._account, self._programs.parent)
-        for left in self._data.parent.glob(f"{self._data.name}.unfinished*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in self._data.parent.glob(f"{self._data.name}.unfinished*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f"{self._data.name}.unfinished-", dir=self._data.parent))
         self._account.own(unfinished)
         options = [f"--username={SUPERUSER}", "--encoding=UTF8", "--auth-local=peer", "--auth-host=reject"]
-        with signals.held_back():
+        with signals.blocked():
             done = subprocess.run(  # noqa: S603 (our own program)
                 [self._programs / "initdb", *options, "--no-instructions", f"--pgdata={unfinished}"],
                 cwd=unfinished,
@@ -110,12 +110,12 @@ class Postmaster:
         let_reach(self._account, self._data)
         let_read(self._account, self._programs.parent)
         self._remove_misleading_pid_file()
-        with signals.held_back():
+        with signals.blocked():
             self._child = self._spawned()
         try:
             self.wait_until_ready(pause)
         except BaseException:
-            with signals.held_back():
+            with signals.blocked():
                 self._end(self._child.pid)
             raise
 
@@ -129,7 +129,7 @@ class Postmaster:
             if time.monotonic() - announced > _STILL_STARTING:
                 announced = time.monotonic()
                 log.warning("still waiting for the embedded PostgreSQL to start; its log is %s", self._data / "log")
-            pause(_LOOK)
+            pause(_CHECK_EVERY)
 
     def stop(self) -> None:
         """Stop the server if it runs, and return once it has ended."""
@@ -163,14 +163,14 @@ class Postmaster:
     def _remove_misleading_pid_file(self) -> None:
         """Remove a pid file that is damaged or names a process that is not this server: PostgreSQL would not start.
 
-        A file that names no process stays: PostgreSQL looks by it for sessions of a killed server.
+        A file that names no process stays: PostgreSQL needs it to find sessions of a killed server.
         """
         path = self._data / "postmaster.pid"
         try:
-            is_of_the_dead = not psutil.pid_exists(int(self._pid_file()[0]))
+            names_no_process = not psutil.pid_exists(int(self._pid_file()[0]))
         except (ValueError, IndexError, OverflowError):
-            is_of_the_dead = False
-        if not is_of_the_dead:
+            names_no_process = False
+        if not names_no_process:
             path.unlink(missing_ok=True)
 
     def _spawned(self) -> "subprocess.Popen[bytes]":
@@ -192,7 +192,7 @@ class Postmaster:
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,
-                # Signals of the terminal are not for it. Nor does it end with its parent: another recon may use it.
+                # The terminal's signals do not reach it, and it outlives its parent: another recon may use it.
                 start_new_session=True,
                 **self._account.as_user(),
             )
@@ -200,7 +200,7 @@ class Postmaster:
             os.close(log_file)
 
     def _access(self) -> dict[str, Path]:
-        """Write which user may connect, at each start: the file in a folder of an older version admits all users."""
+        """Write the files that say which user may connect. An older version's file, in the data, admits all users."""
         files = {
             "hba_file": (self._data.parent / "pg_hba.conf", "local all all peer map=recon\n"),
             "ident_file": (self._data.parent / "pg_ident.conf", f'recon "{self._client}" all\n'),
@@ -212,6 +212,6 @@ class Postmaster:
 
 
 def _environment() -> dict[str, str]:
-    """Variables that PostgreSQL needs. Not PG…, which would change its settings, nor recon's secrets."""
+    """Return the variables that PostgreSQL needs, without PG…, which change its settings, and recon's secrets."""
     names = ("PATH", "TZ", "LANG")
     return {name: value for name, value in os.environ.items() if name in names or name.startswith(("LC_", "LD_"))}
