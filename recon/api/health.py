@@ -15,15 +15,15 @@ from recon.http.endpoints import Endpoint, content
 
 
 async def healthz(_: web.Request) -> web.Response:
-    """The process is alive."""
+    """Answer 200: the process is alive."""
     return web.json_response({"status": "alive"})
 
 
 def readyz_handler(database: Database, closing: asyncio.Event) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """The handler that tells whether the database answers and has the schema, and the process is there to stay."""
+    """Return the handler of /readyz, which raises an Unavailable while the process cannot serve requests."""
 
     async def readyz(_: web.Request) -> web.Response:
-        """Requests can be served: the database answers and has the schema."""
+        """Answer 200 if the database answers and has the schema, and the process is not shutting down."""
         if closing.is_set():
             raise ShuttingDown
         await database.check()
@@ -33,7 +33,7 @@ def readyz_handler(database: Database, closing: asyncio.Event) -> Callable[[web.
 
 
 async def metrics(_: web.Request) -> web.Response:
-    """Figures for Prometheus, summed over all processes that serve the port."""
+    """Answer with the metrics for Prometheus, summed over all processes that serve the port."""
     registry: CollectorRegistry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
@@ -42,7 +42,7 @@ async def metrics(_: web.Request) -> web.Response:
 
 
 def endpoints(database: Database, closing: asyncio.Event) -> list[Endpoint]:
-    """The endpoints of one process; probes reach the first two by any address that they know."""
+    """Return the endpoints of one process. Probes may send any Host header to the first two."""
     return [
         Endpoint(
             method="GET",

@@ -38,7 +38,7 @@ _ANSWER_EXAMPLE = {
 }
 _LINKS = {
     "again": {
-        "description": "Sending a request again, after a 503 for instance, adds nothing and finds the same identity.",
+        "description": "Requests are idempotent: repeating one, for example after a 503, adds nothing.",
         "operationId": "identify",
         "requestBody": "$request.body",
     }
@@ -46,7 +46,7 @@ _LINKS = {
 
 
 def endpoints(identify: Callable[[Identifiers], Awaitable[Answer]], settings: Settings) -> list[Endpoint]:
-    """The endpoint that answers with what `identify` says."""
+    """Return the endpoint POST /identify. `identify` links the request's identifiers and returns the answer."""
     return [
         Endpoint(
             method="POST",
@@ -68,8 +68,8 @@ def _operation() -> dict[str, Any]:
     return {
         "tags": ["identity"],
         "operationId": "identify",
-        "description": "Files an email, a phone number, or both with everything known about that person, and answers "
-        "with the whole identity. Sending a request again adds nothing.",
+        "description": "Links an email, a phone number, or both to everything known about that person, and returns "
+        "the complete identity. Idempotent: repeating a request adds nothing.",
         "requestBody": {
             "required": True,
             "content": {_JSON: {"schema": IdentifyRequest, "examples": _REQUEST_EXAMPLES}},
@@ -81,16 +81,16 @@ def _operation() -> dict[str, Any]:
 def identify_handler(
     identify: Callable[[Identifiers], Awaitable[Answer]], settings: Settings
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """The handler that answers with what `identify` says of the request's identifiers."""
+    """Return the handler of POST /identify."""
     parse = request_parser(strict=settings.strict, default_region=settings.default_region)
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        """File an email, a phone number, or both, and answer with the whole identity."""
+        """Link an email, a phone number, or both, and answer with the complete identity."""
         _require_json(request)
         try:
             body = await request.read()
-        except (web.RequestPayloadError, ConnectionError):  # the latter when the client left in the middle of it
-            raise web.HTTPBadRequest(text="The body is not as its headers say.") from None
+        except (web.RequestPayloadError, ConnectionError):  # ConnectionError: the client disconnected
+            raise web.HTTPBadRequest(text="The body does not match its headers.") from None
         return JsonResponse(await identify(parse(body)))
 
     return handler

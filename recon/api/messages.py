@@ -25,16 +25,16 @@ _NOTHING_GIVEN = "must have an email or a phoneNumber"
 _UNKNOWN_FIELD = "must have no fields other than email and phoneNumber"
 
 
-# For the published schema: no more than so many characters and no control characters, but for the blanks at the ends,
-# which are trimmed first. (A `maxLength` would count them.)
+# For the published schema: at most so many characters, and no control characters. Blanks at the ends are trimmed first
+# and do not count. (A `maxLength` would count them.)
 _TEXT = r"^[\t-\r ]*[^\x00-\x1f\x7f-\x9f]{0,%d}[\t-\r ]*$"
 _NOT_BLANK = r"\S"
 
 
 class IdentifyRequest(BaseModel):
-    """What a shop has just learnt: an email, a phone number, or both. At least one must be given."""
+    """An email, a phone number, or both, of one person. At least one must be given."""
 
-    # Strict, so that `true` is no phone number and `12` no email; other fields are ignored.
+    # Strict, so that `true` is not a valid phone number, and `12` not a valid email.
     model_config = ConfigDict(
         strict=True,
         extra="ignore",
@@ -69,13 +69,13 @@ class IdentifyRequest(BaseModel):
     )
 
     def identifiers(self, phone_key: Callable[[str], str]) -> Identifiers:
-        """The request's identifiers in canonical form, its phone number with the match key that `phone_key` gives."""
+        """Return the request's identifiers in canonical form; `phone_key` computes the phone number's match key."""
         phone = None if self.phoneNumber is None else str(self.phoneNumber)
         return Identifiers(self.email, phone, None if phone is None else phone_key(phone))
 
 
 class StrictIdentifyRequest(IdentifyRequest):
-    """The same without other fields: a misspelt `phoneNumber` is an error, not a phone number that gets lost."""
+    """An IdentifyRequest without other fields: a misspelt `phoneNumber` is an error instead of being ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -85,7 +85,7 @@ class Identity(TypedDict):
 
     primaryContactId: Annotated[int, Field(description="The oldest contact of this person.")]
     primaryContatctId: Annotated[
-        int, Field(description="The same again, spelt as the original task published it; clients of both kinds exist.")
+        int, Field(description="The same id, spelt as the original task published it; clients of both spellings exist.")
     ]
     emails: Annotated[list[str], Field(description="The primary's own first, then in order of creation.")]
     phoneNumbers: Annotated[
@@ -102,7 +102,7 @@ class IdentifyResponse(TypedDict):
 
 
 def identify_response(identity: clusters.Identity) -> bytes:
-    """The answer with this identity, an IdentifyResponse, as JSON."""
+    """Return the IdentifyResponse with this identity, as JSON."""
     response: IdentifyResponse = {
         "contact": {
             "primaryContactId": identity.primary_id,
@@ -116,7 +116,7 @@ def identify_response(identity: clusters.Identity) -> bytes:
 
 
 def request_parser(*, strict: bool, default_region: str | None) -> Callable[[bytes], Identifiers]:
-    """A function from a request's body to its identifiers, for these settings.
+    """Return a function from a request's body to its identifiers, for these settings.
 
     The function raises InvalidRequest, quoting nothing of the body, when the body is not a valid request.
     """
@@ -151,7 +151,7 @@ def _refuse_constants(body: bytes) -> None:
         raise InvalidRequest([FieldError("", _json_error(str(error)))]) from None
 
 
-# What pydantic's parser says of JSON that is valid, but more than it takes. The rest of its message is the place.
+# Messages of pydantic's parser about valid JSON that exceeds its limits. The rest of a message is the position.
 _BEYOND = {
     "recursion limit exceeded": "is nested too deeply",
     "number out of range": "has a number that is too long",
@@ -168,7 +168,7 @@ def _json_error(message: str) -> str:
 def _field_errors(error: ValidationError) -> list[FieldError]:
     found: dict[str, str] = {}
     for item in error.errors(include_url=False, include_input=False):
-        if item["type"] == "extra_forbidden":  # the pointer would quote the client
+        if item["type"] == "extra_forbidden":  # the pointer would quote the client's field name
             found[""] = _UNKNOWN_FIELD
             continue
         field = str(item["loc"][0]) if item["loc"] else ""

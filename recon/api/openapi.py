@@ -16,12 +16,12 @@ _PROBLEMS = {
     401: "The request has no valid API key.",
     403: "The API key lacks the scope that the request needs.",
     408: "The body did not arrive in time.",
-    413: "The body is larger than the server takes.",
+    413: "The body is larger than recon accepts.",
     414: "The request's target is too long.",
-    415: "The body is not declared as JSON in UTF-8, or is compressed with something else than gzip or deflate.",
+    415: "The body is not declared as JSON in UTF-8, or has an encoding other than gzip or deflate.",
     421: "recon does not serve the host that the request names.",
     431: "The request's head is too large.",
-    503: "The database is away or too much is waiting. Nothing is lost by sending the request again.",
+    503: "The database is unavailable, or too many requests are waiting. Requests are idempotent: try again.",
 }
 
 
@@ -57,7 +57,7 @@ def document(endpoints: Iterable[Endpoint], *, with_keys: bool = False, strict: 
 
 
 def _operation(endpoint: Endpoint, *, with_keys: bool) -> dict[str, Any]:
-    """The endpoint's operation, and what follows from the rest of its record."""
+    """Return the endpoint's operation, completed from the rest of its record."""
     operation = {"summary": endpoint.summary} | (endpoint.operation or {})
     statuses = set(endpoint.problems)
     if not endpoint.any_host:
@@ -85,7 +85,7 @@ def _problem(status: int) -> dict[str, Any]:
 
 
 def _with_references(part: Any, models: dict[str, type]) -> Any:
-    """The part of a document with a reference in place of each model; the models are added to `models`."""
+    """Replace each model in a part of a document by a reference, and add the models to `models`."""
     if isinstance(part, type):
         models[part.__name__] = part
         return {"$ref": f"#/components/schemas/{part.__name__}"}

@@ -16,8 +16,8 @@ _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "favicon-32x32.png": "image/png",
 }
-# What the page may load and do: its own files, pictures that are in its style sheet, and requests to recon. Swagger
-# UI sets styles from its script, for which no policy need allow any in the page.
+# The page may load its own files and the pictures in its style sheet, and send requests to recon. Swagger UI sets
+# styles by script, so the policy need not allow inline styles.
 _SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -61,6 +61,6 @@ def _fixed(body: bytes, media_type: str, cache: str = "no-cache") -> Handler:
 
 
 async def _in_parts(body: bytes) -> AsyncIterator[bytes]:
-    """The parts of a body, each made when the client has taken the one before; a slow client keeps none of the rest."""
+    """Yield the parts of a body, each after the client has read the part before: a slow client costs little memory."""
     for start in range(0, len(body), PART):
         yield body[start : start + PART]
