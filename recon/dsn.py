@@ -1,4 +1,4 @@
-"""The database URL: whether it can be read in only one way, where it leads, and whether it holds a password."""
+"""The database URL: whether it is unambiguous, which server it names, and whether it contains a password."""
 
 import getpass
 import os
@@ -6,8 +6,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
 
-# `@`, `/`, `?` and `#` separate the parts of a URL. A password that contains one of them can be taken for a host, a
-# port or a database, which are logged; so none of them may stand where another reading would be possible.
+# `@`, `/`, `?` and `#` separate the parts of a URL. Part of a password that contains one of them could be parsed as a
+# host, a port or a database, which are logged. So none of them is allowed where the URL would be ambiguous.
 _URL = re.compile(
     r"(?i:postgres(?:ql)?)://"
     r"(?:(?P<user>[^:@/?#]*)(?::(?P<password>[^@/?#]*))?@)?"
@@ -26,7 +26,7 @@ _DEFAULT_PORT = "5432"
 
 
 class Server(NamedTuple):
-    """Where a URL leads, for messages. `hosts` has all hosts of the URL, each with its port."""
+    """The server that a URL names, for messages. `hosts` has all hosts of the URL, each with its port."""
 
     hosts: str
     database: str
@@ -37,7 +37,7 @@ class Server(NamedTuple):
 
 
 def checked(url: str) -> str:
-    """The URL without blanks around it. Raises ValueError, which quotes nothing of the URL, when it cannot be used."""
+    """Return the URL without surrounding blanks. Raises ValueError, which quotes nothing of it, if it is invalid."""
     url = url.strip()
     if not re.match(r"(?i:postgres(ql)?)://", url):
         raise ValueError("must start with postgresql://")
@@ -58,20 +58,20 @@ def has_password(url: str) -> bool:
 
 
 def has_password_parameter(url: str) -> bool:
-    """Whether a parameter of the URL is a password, so that what PostgreSQL quotes of its parameters may be a part."""
+    """Whether the URL has the parameter `password`. PostgreSQL's errors quote parameters, perhaps a part of it."""
     parts = _URL.fullmatch(url)
     return parts is None or "password=" in (parts["parameters"] or "")
 
 
 def server_of(url: str) -> Server:
-    """Where a checked URL leads. What it does not say comes from the environment, as in the driver and in libpq."""
+    """Return the server that a checked URL names. Missing parts come from the environment, as the driver takes them."""
     parts = _URL.fullmatch(url)
     if parts is None:
         return Server("an unreadable URL", "unknown", "unknown")
     given = {name: values[-1] for name, values in parse_qs(parts["parameters"] or "").items()}
     service = f"that of the service {given['service']}" if "service" in given else None
     user = unquote(parts["user"] or "") or given.get("user") or service or os.environ.get("PGUSER") or _own_name()
-    if parts["database"] is not None:  # the driver looks nowhere else, also when it is empty
+    if parts["database"] is not None:  # the driver then ignores the parameters, even if this is empty
         database = unquote(parts["database"]) or user
     else:
         database = given.get("dbname") or given.get("database") or service or os.environ.get("PGDATABASE") or user
@@ -86,8 +86,8 @@ def _hosts(in_url: str, given: dict[str, str]) -> str:
     hosts = in_url or given.get("host") or ("" if "service" in given else os.environ.get("PGHOST", ""))
     ports = (given.get("port") or os.environ.get("PGPORT") or _DEFAULT_PORT).split(",")
     found = []
-    for place, host in enumerate(hosts.split(",") if hosts else []):
-        name, port = unquote(host), ports[min(place, len(ports) - 1)]
+    for index, host in enumerate(hosts.split(",") if hosts else []):
+        name, port = unquote(host), ports[min(index, len(ports) - 1)]
         has_port = name.startswith("/") or (match := _HOST.fullmatch(host)) is None or match["port"]
         found.append(name if has_port else f"{name}:{port}")
     return ", ".join(found)
@@ -101,4 +101,4 @@ def _own_name() -> str:
 
 
 def _shown(text: str) -> str:
-    return text if text.isprintable() else repr(text)  # nothing that could forge a log line
+    return text if text.isprintable() else repr(text)  # characters that could forge a log line are escaped

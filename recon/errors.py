@@ -1,4 +1,4 @@
-"""Everything that recon itself raises. Nothing here knows HTTP; `http.problems` maps it.
+"""The errors that recon raises. Nothing here knows HTTP; `http.problems` maps each error to a status.
 
     ReconError
     ├── InvalidRequest      the client's mistake

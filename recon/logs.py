@@ -14,8 +14,8 @@ from recon.settings import Settings
 class Failures:
     """Rate limiter for log lines about failed requests: at most fifty in any second; counts those left out.
 
-    Under overload, a line for each refused request would take more time than serving it. A token bucket: each line
-    takes a token. A second has at most those that the bucket held, and those added meanwhile.
+    Under overload, logging a refused request would take more time than serving it. This is a token bucket: each line
+    takes a token, and a second has at most the tokens that the bucket held and those added in that second.
     """
 
     BURST = 25  # lines: half of what a second may have
@@ -24,14 +24,14 @@ class Failures:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._tokens = float(self.BURST)
-        self._at = clock()
+        self._refilled_at = clock()
         self._left_out = 0
 
     def may_be_logged(self) -> bool:
         """Take a token for a line; if there is none, count the line as left out."""
         now = self._clock()
-        self._tokens = min(self.BURST, self._tokens + (now - self._at) * self.REFILL)
-        self._at = now
+        self._tokens = min(self.BURST, self._tokens + (now - self._refilled_at) * self.REFILL)
+        self._refilled_at = now
         if self._tokens < 1:
             self._left_out += 1
             return False
@@ -39,7 +39,7 @@ class Failures:
         return True
 
     def left_out(self) -> dict[str, int]:
-        """Say, for the next line, how many were left out before it."""
+        """Return a field for the next line: how many lines were left out before it, if any."""
         if not self._left_out:
             return {}
         count, self._left_out = self._left_out, 0

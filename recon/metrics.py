@@ -1,4 +1,4 @@
-"""What recon counts. Defined below everything else, so that each module counts what it does itself."""
+"""The metrics. This module imports no other of recon, so that each module can count what it does."""
 
 import asyncio
 from functools import lru_cache
@@ -14,7 +14,7 @@ LATENCY = Histogram(
     ["route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-STREAMS = Gauge("recon_http_streams", "Streamed responses under way.", ["route"], multiprocess_mode="livesum")
+STREAMS = Gauge("recon_http_streams", "Streamed responses in progress.", ["route"], multiprocess_mode="livesum")
 STREAM_SECONDS = Histogram(
     "recon_http_stream_seconds",
     "Duration of streamed responses, from the start of the handler to the end or the abort.",
@@ -36,14 +36,14 @@ BATCH_SIZE = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 )
 TRANSACTIONS = Counter("recon_transactions", "Transactions that ended.", ["step", "outcome"])
-RETRIES = Counter("recon_transaction_retries", "Transactions begun again because they met others.", ["step", "reason"])
+RETRIES = Counter("recon_transaction_retries", "Transactions retried, by step and reason.", ["step", "reason"])
 POOL_SIZE = Gauge("recon_pool_connections", "Database connections that are open.", multiprocess_mode="livesum")
 POOL_USED = Gauge("recon_pool_connections_used", "Database connections in use.", multiprocess_mode="livesum")
 WAITING = Gauge("recon_waiting_requests", "Requests that wait for a batch.", ["step"], multiprocess_mode="livesum")
-CONNECTIONS = Gauge("recon_connections", "Connections of clients that are open.", multiprocess_mode="livesum")
-CONNECTIONS_CLOSED = Counter("recon_connections_closed", "Connections that were closed for a limit's sake.", ["why"])
+CONNECTIONS = Gauge("recon_connections", "Client connections that are open.", multiprocess_mode="livesum")
+CONNECTIONS_CLOSED = Counter("recon_connections_closed", "Client connections closed because of a limit.", ["why"])
 CONTACTS = Counter("recon_contacts_created", "Contacts inserted.", ["precedence"])
-MERGES = Counter("recon_merges", "Clusters that became part of another.")
+MERGES = Counter("recon_merges", "Clusters that were merged into another.")
 
 
 # A look-up of labels costs more than the counting, and labels are few: each is looked up once.
@@ -54,9 +54,9 @@ _answered: list[tuple[str, int, float]] = []
 
 
 def count_request(route: str, status: int, seconds: float) -> None:
-    """Count an answered request and the time that it took, with all others of this turn of the event loop.
+    """Count an answered request and its duration, together with all others of this turn of the event loop.
 
-    Together they cost a third: prometheus-client's code is then in the processor's caches.
+    Counting them together takes a third of the time: prometheus-client's code is then in the processor's caches.
     """
     if not _answered:
         asyncio.get_running_loop().call_soon(_count_answered)
@@ -81,7 +81,7 @@ def count_abort(route: str, reason: str) -> None:
 
 
 def count_refusal(reason: str) -> None:
-    """Count a request that was refused for want of an API key: none, an unknown one, or one of another scope."""
+    """Count a refused request: no API key, an unknown key, a key without the scope, or a foreign host."""
     _child(REFUSALS, reason).inc()
 
 
