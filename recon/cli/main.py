@@ -34,7 +34,7 @@ def main() -> None:
 
 @contextmanager
 def database_of(settings: Settings, *, create: bool = True) -> Iterator[Settings]:
-    """The settings with a database URL: the one they have, or that of an embedded PostgreSQL, running meanwhile.
+    """Yield the settings with a database URL: their own, or that of an embedded PostgreSQL, which runs meanwhile.
 
     Without `create`, a data folder that does not exist is an error.
     """
@@ -43,7 +43,7 @@ def database_of(settings: Settings, *, create: bool = True) -> Iterator[Settings
         log.info("using the database %s at %s", server.database, server.hosts)
         yield settings
         return
-    from recon.database.embedded import data_folder  # only here: with a database given it is never imported
+    from recon.database.embedded import data_folder  # imported only when it is needed
 
     with data_folder.running(settings.data_dir, create=create) as url:
         log.info("using an embedded PostgreSQL; its data is in %s", settings.data_dir)
@@ -60,7 +60,7 @@ def serve(**options: Any) -> None:
     if options["database_url"] and has_password(options["database_url"]):
         log.warning("every user of this machine can see the password in --database-url; use RECON_DATABASE_URL instead")
     with _failing_clearly():
-        listening.check(settings)  # before a database is started in vain
+        listening.check(settings)  # before a database is started
         listening.require_free_port(settings)
     with (
         _announcing_the_end(),
@@ -78,7 +78,7 @@ def serve(**options: Any) -> None:
 
 
 def _migrate(settings: Settings) -> None:
-    """Migrate the database of the embedded PostgreSQL; no operator does."""
+    """Migrate the database of the embedded PostgreSQL, which has no operator."""
     from recon.database.upgrade import migrate_to
 
     for done in asyncio.run(migrate_to(database_url(settings), settings.default_region)):
@@ -137,7 +137,7 @@ def reset(**options: Any) -> None:
 
 @main.command()
 @click.option(
-    "--name", required=True, metavar="NAME", help="Name of the key's holder; the log has it with each request."
+    "--name", required=True, metavar="NAME", help="Name of the key's holder; the log shows it with each request."
 )
 @click.option(
     "--scope",
@@ -168,7 +168,7 @@ def _configure_logs(settings: Settings) -> None:
 
 @contextmanager
 def _failing_clearly() -> Iterator[None]:
-    """End the command with one line, not a traceback, for what its user can do something about."""
+    """End the command with one line instead of a traceback for errors that its user can correct."""
     try:
         yield
     except (ReconError, OSError, RuntimeError) as error:
@@ -191,7 +191,7 @@ def _announcing_the_end() -> Iterator[None]:
 
 @contextmanager
 def _shared_metrics(workers: int) -> Iterator[None]:
-    """Make a folder in which prometheus-client adds up the metrics of several processes."""
+    """Make a folder through which prometheus-client sums the metrics of several processes."""
     if workers == 1:
         yield
         return
@@ -201,5 +201,5 @@ def _shared_metrics(workers: int) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.getpid() == owner:  # and not a worker process, forked from it, that unwinds the same stack
+        if os.getpid() == owner:  # not in a forked worker process, which unwinds the same stack
             shutil.rmtree(folder, ignore_errors=True)

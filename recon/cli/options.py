@@ -14,13 +14,13 @@ from recon.settings import GROUPS, VARIABLE_ONLY, Settings
 
 
 def variables(name: str) -> list[str]:
-    """The environment variables that a setting is read from; the first that is set wins."""
+    """Return the environment variables of a setting; the first one that is set wins."""
     alias = Settings.model_fields[name].validation_alias
     return [str(choice) for choice in alias.choices] if alias else [f"RECON_{name.upper()}"]  # type: ignore[union-attr]
 
 
 def is_option(name: str) -> bool:
-    """Whether a setting can be given as an option, and not by its variable alone."""
+    """Whether a setting can be given as an option, and not only as a variable."""
     return Settings.model_fields[name].json_schema_extra != VARIABLE_ONLY
 
 
@@ -53,7 +53,7 @@ class GroupedCommand(click.Command):
 
 
 def variables_alone() -> str:
-    """A line of help about the settings that are no options."""
+    """Return a line of help about the settings that are not options."""
     fields = [(name, field) for name, field in Settings.model_fields.items() if not is_option(name)]
     return "By variable alone: " + " ".join(f"{variables(name)[0]} ({field.description})" for name, field in fields)
 
@@ -67,7 +67,7 @@ def shown_default(field: FieldInfo) -> str:
 
 
 def load_settings(options: dict[str, Any]) -> Settings:
-    """Settings from options and variables; each wrong one is a line that names it, and ends the command."""
+    """Read the settings from options and variables. Each invalid one is named in a line; then the command exits."""
     given = {name: value for name, value in options.items() if value is not None}
     try:
         return Settings(**given)
@@ -98,7 +98,7 @@ def _flag(name: str) -> str:
 
 
 def _variable(name: str) -> str:
-    """The variable that a setting was read from. Variables count in any case, and only if they are not empty."""
+    """Return the variable that a setting was read from. Names are case-insensitive; empty variables do not count."""
     found = {variable.upper() for variable, value in os.environ.items() if value}
     return next(variable for variable in variables(name) if variable in found)
 
@@ -108,9 +108,9 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
 
 
 def _complaint(name: str, item: ErrorDetails) -> str:
-    """What is wrong with a setting's value, in recon's words and not in pydantic's.
+    """Say what is wrong with a setting's value, in recon's words instead of pydantic's.
 
-    All wrong values of a number, a switch or a choice have one message, which says what is right.
+    All invalid values of a number, a switch or a choice have one message, which says what is valid.
     """
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
