@@ -19,11 +19,11 @@ from recon.errors import OutcomeUnknown, ReconError, RowsHeld, SchemaMismatch, U
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 3.0  # seconds until a connection attempt counts as failed
-REPEAT = 30.0  # seconds after which the log says again that the database is not available, and why
+REPEAT = 30.0  # seconds after which the log repeats why recon cannot use the database
 
 _COMPLETION_UNKNOWN = "40003"
 _LOCK_NOT_AVAILABLE = "55P03"
-# Classes and codes of SQLSTATE that say "not now", whatever the request: connections, resources,
+# Classes and codes of SQLSTATE that mean "unavailable", whatever the request: connections, resources,
 # operator intervention (shutdown, time-outs), the system, log-in, a missing database, an object or lock
 # that is not available, a standby, a server that protects itself against transaction-id wraparound.
 _UNAVAILABLE = ("08", "28", "3D", "53", "54000", "55", "57", "58", "25006")
@@ -42,7 +42,7 @@ _REFUSALS = {
     "08003": "the server closed the connection",
     "25006": "the server is read-only, as a standby is; recon needs the primary",
 }
-# The function of PostgreSQL that raises 28000 tells more.
+# More exact reasons for 28000, by the function of PostgreSQL that raised it.
 _LOGIN_REFUSALS = {
     "ClientAuthentication": "pg_hba.conf has no entry for the role {user}, the database {database} and this host",
     "InitializeSessionUserId": "the role {user} does not exist or may not log in",
@@ -52,7 +52,7 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 async def connect(url: str, **options: Any) -> Connection:
-    """A new session. Raises Unreachable with the cause, SchemaMismatch when waiting would not help."""
+    """Open a session. Raises Unreachable with the cause, or SchemaMismatch if retrying would not help."""
     try:
         return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, **options)
     except asyncpg.ProtocolViolationError as error:
@@ -70,12 +70,12 @@ async def connect(url: str, **options: Any) -> Connection:
 
 
 def _quoted(url: str, error: Exception, frame: str) -> str:
-    """What the server says about a parameter, unless that may be a part of a password that was not percent-encoded."""
+    """Quote the server's message about a parameter, unless it may contain a part of an unencoded password."""
     return "" if has_password_parameter(url) else frame.format(str(error).partition("\n")[0])
 
 
 def _cause(url: str, error: Exception) -> str:
-    """Why there is no session, in words that quote nothing but where the URL leads."""
+    """Return why there is no session. Quotes nothing but the names of host, database and role."""
     if isinstance(error, asyncpg.PostgresError):
         return _refusal(error).format(**server_of(url)._asdict())
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
@@ -101,7 +101,7 @@ def _network_failure(error: OSError) -> str:
         return os.strerror(error.errno)
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_TIMEOUT:.0f} seconds"
-    if "SSL" in str(error):  # the driver's own
+    if "SSL" in str(error):  # an error of the driver
         return "the server does not accept TLS, or is not PostgreSQL"
     # A host name with several addresses has the errors of all of them in one text.
     numbers = dict.fromkeys(map(int, _ERRNO.findall(str(error))))
@@ -113,12 +113,12 @@ _OWN_SESSION = "SELECT pg_backend_pid() = $1 AND current_setting('default_transa
 
 
 async def require_own_session(connection: Connection, session: dict[str, str]) -> None:
-    """Raise SchemaMismatch unless what was set when connecting holds from now on.
+    """Raise SchemaMismatch unless the session keeps the settings that it was opened with.
 
-    Reads are serializable by a session's default. A pooler may have dropped it without a word, or may lend
-    another session to the next transaction; it is known by its making up the process ids that it tells.
+    Reads are serializable by the session's default isolation level. A connection pooler may silently drop this
+    setting, or run the next transaction in another session. It is detected by the process id that it made up.
     """
-    # Without a name: that would stay behind in the pooler's session.
+    # Without a name: a named statement would remain in the pooler's session.
     statement = await connection.prepare(_OWN_SESSION, name="")
     if not await statement.fetchval(connection.get_server_pid(), session["default_transaction_isolation"]):
         raise SchemaMismatch(_POOLER)
@@ -126,9 +126,9 @@ async def require_own_session(connection: Connection, session: dict[str, str]) -
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Connection]:
-    """A session outside the pool, for what is not part of a request. Raises Unreachable with the cause."""
+    """Open a session outside the pool, for work other than requests. Raises Unreachable with the cause."""
     with reaching(url):
-        # No prepared statements, as there may be a pooler that lends a session for a transaction only.
+        # No prepared statements: a connection pooler may run each transaction in another session.
         connection = await connect(url, statement_cache_size=0)
         try:
             yield connection
@@ -151,7 +151,7 @@ def reaching(url: str) -> Iterator[None]:
 
 @contextmanager
 def unavailability() -> Iterator[None]:
-    """For a request: turn what the driver raises when the database is not there into Unavailable."""
+    """For a request: turn the errors that the driver raises without a working database into Unavailable."""
     try:
         yield
     except asyncpg.DataError:
@@ -170,7 +170,7 @@ def unavailability() -> Iterator[None]:
 
 @contextmanager
 def no_longer_served() -> Iterator[None]:
-    """While recon serves, a database that it cannot serve is just not available."""
+    """While recon serves, turn SchemaMismatch into Unavailable: an operator may repair the database."""
     try:
         yield
     except SchemaMismatch as error:
@@ -191,12 +191,12 @@ class Outage:
         self._lasts = False
 
     def report(self, error: ReconError) -> None:
-        """Log why recon cannot use the database, unless the log has the same line from just now."""
+        """Log why recon cannot use the database, unless the same line was logged in the last 30 seconds."""
         cause = error.reason if isinstance(error, Unreachable) else f"{server_of(self._url)}: {error}"
         now = _now()
         if now - self._logged.get(cause, -REPEAT) >= REPEAT:
-            # Kept when the outage is over: causes that come and go must not fill the log.
-            self._logged = {each: at for each, at in self._logged.items() if now - at < REPEAT} | {cause: now}
+            # Causes are kept when the outage ends: causes that come and go must not fill the log.
+            self._logged = {each: then for each, then in self._logged.items() if now - then < REPEAT} | {cause: now}
             self._lasts = True
             log.error("recon cannot use the database and tries again every second: %s", cause)
 

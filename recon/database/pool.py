@@ -48,7 +48,7 @@ class Pool:
         self._time_limit = settings.transaction_timeout
         self._outage = outage
         self._slots = asyncio.Semaphore(settings.pool_size)
-        self._idle: list[Connection] = []  # the session used last is the next to be used
+        self._idle: list[Connection] = []  # the last one is used next
 
     async def run(self, work: Work[T]) -> T:
         """Run `work` on a session that nothing else uses meanwhile.
@@ -74,7 +74,7 @@ class Pool:
                         self._idle.append(connection)
 
     async def open(self) -> Connection:
-        """Open a session. Raises ReconError, which the log has then, if that is not possible."""
+        """Open a session. Raises ReconError if that fails, and logs it."""
         try:
             return await self._opened()
         except ReconError as error:
@@ -97,7 +97,7 @@ class Pool:
     def _idle_session(self) -> "Connection | None":
         while self._idle:
             connection = self._idle.pop()
-            if not connection.is_closed():  # as all are after a restart of the database
+            if not connection.is_closed():  # a restart of the database closes all sessions
                 return connection
             metrics.POOL_SIZE.dec()
         return None
@@ -112,7 +112,7 @@ class Pool:
             self._url,
             server_settings=self._session,
             statement_cache_size=0 if self._pgbouncer else _PREPARED_STATEMENTS,
-            # A standby is not to be served, also when it is the only host: it may become the primary.
+            # Refuse a standby, even if it is the only host: it may become the primary.
             target_session_attrs=None if self._pgbouncer else "read-write",
         )
         metrics.POOL_SIZE.inc()
@@ -143,7 +143,7 @@ class Pool:
             watchdog.cancel()
 
     def give_up(self, connection: Connection) -> None:
-        """Close a session and all idle ones at once, without a word to the server."""
+        """Close a session and all idle ones at once, without sending anything to the server."""
         connection.terminate()
         metrics.POOL_SIZE.dec(len(self._idle))
         while self._idle:
