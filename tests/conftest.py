@@ -1,4 +1,4 @@
-"""Fixtures: a real PostgreSQL for every test, and recon on it."""
+"""Fixtures: a real PostgreSQL, a database for every test, and recon on it."""
 
 import asyncio
 import os
@@ -22,16 +22,16 @@ from recon.settings import Settings
 from tests.harness.databases import at_database, execute
 from tests.harness.processes import MakeClient, StartRecon, recon_processes
 
-# One for each of the processes that run the tests, which may share a server.
+# Each of the processes that run the tests has its own template; they may share a server.
 TEMPLATE = f"recon_template_{os.getpid()}"
 
-# What the settings are read from must be what a test says, not what the machine happens to have.
+# Settings must come from the test, not from the environment of the machine.
 for _name in [name for name in os.environ if name.startswith("RECON_") and not name.startswith("RECON_TEST_")]:
     del os.environ[_name]
 for _name in ("PORT", "DATABASE_URL"):
     os.environ.pop(_name, None)
 
-# Nor may it matter whether the tests run in the background or under nohup, whose children ignore these signals.
+# In the background and under nohup, child processes would ignore these signals.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -59,7 +59,7 @@ def _kind_of_server() -> str:
         return "RECON_TEST_DATABASE_URL"
     chosen = os.environ.get("RECON_TEST_POSTGRES")
     if chosen not in {None, "docker", "embedded"}:
-        raise pytest.UsageError("RECON_TEST_POSTGRES is docker or embedded")
+        raise pytest.UsageError("RECON_TEST_POSTGRES must be docker or embedded")
     if chosen is None:
         chosen = "docker" if _docker_has_postgres() else "embedded"
     return {"docker": f"testcontainers, {IMAGE}", "embedded": "embedded"}[chosen]
@@ -69,18 +69,18 @@ SERVER = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Decide once where the tests' databases are."""
+    """Choose the server of the tests' databases, once."""
     config.stash[SERVER] = _kind_of_server()
     if os.geteuid() == 0:
-        # A PostgreSQL that root starts is another user, and each session of pytest closes the folder that all sessions
-        # of root share to other users. So each has a folder of its own.
+        # A PostgreSQL that root starts runs as another user, and each session of pytest closes root's shared temporary
+        # folder to other users. So each session has its own folder.
         folder = tempfile.mkdtemp(prefix="recon-pytest-")
         os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say where the tests' databases are."""
+    """Name the server of the tests' databases."""
     return f"PostgreSQL: {config.stash[SERVER]}"
 
 
@@ -91,7 +91,7 @@ def _server(kind: str) -> Iterator[str]:
     elif kind == "embedded":
         from tests.harness.postgres import postgres
 
-        # On a TCP port, unlike recon's own, so that pgbouncer, which is another user, can connect.
+        # On a TCP port, unlike recon's embedded server, so that pgbouncer, which runs as another user, can connect.
         with tempfile.TemporaryDirectory(prefix="recon-test-") as folder, postgres(Path(folder)) as server:
             yield server.url()
     else:
@@ -105,7 +105,7 @@ def _server(kind: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def server_url(pytestconfig: pytest.Config) -> Iterator[str]:
-    """The server that the tests' databases are on, with a template database that has the schema."""
+    """The server of the tests' databases, with a template database that has the schema."""
     with _server(pytestconfig.stash[SERVER]) as url:
         asyncio.run(
             execute(
@@ -130,28 +130,28 @@ def _new_database(server_url: str, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(server_url: str) -> Iterator[str]:
-    """A database of this test's own, with the schema and no rows."""
+    """A database for this test, with the schema and no rows."""
     with _new_database(server_url, TEMPLATE) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def shared_database_url(server_url: str) -> Iterator[str]:
-    """A database for all tests of a module, which empty it themselves."""
+    """A database that all tests of a module share; they empty it themselves."""
     with _new_database(server_url, TEMPLATE) as url:
         yield url
 
 
 @pytest.fixture
 def bare_database_url(server_url: str) -> Iterator[str]:
-    """A database of this test's own with nothing in it."""
+    """An empty database for this test, without the schema."""
     with _new_database(server_url, "template0") as url:
         yield url
 
 
 @pytest.fixture
 def make_client(aiohttp_client: Any, database_url: str) -> MakeClient:
-    """Run recon in this process, with the given settings, on the test's database."""
+    """A function that runs recon in this process, with the given settings, on the test's database."""
 
     async def make(**settings: Any) -> "TestClient[Any, Any]":
         if region := settings.get("default_region"):
@@ -169,6 +169,6 @@ async def client(make_client: MakeClient) -> "TestClient[Any, Any]":
 
 @pytest.fixture
 def start_recon(tmp_path: Path) -> Iterator[StartRecon]:
-    """Start `recon serve` as a process of its own; it is stopped when the test ends."""
+    """A function that starts `recon serve` as a process, which is stopped when the test ends."""
     with recon_processes(tmp_path) as start:
         yield start

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from tests.harness.databases import fetch
-from tests.harness.faults import until_well
+from tests.harness.faults import until_recovered
 from tests.harness.ports import HOST
 from tests.harness.postgres import Postgres
 from tests.harness.processes import StartRecon
@@ -64,7 +64,7 @@ async def test_a_failover(servers: tuple[Postgres, Postgres], start_recon: Start
     assert await _said(process.url, "between@failover.example") == 503
     standby.promote()
 
-    assert await until_well([process.url]) < WELL
+    assert await until_recovered([process.url]) < WELL
     emails = {row["email"] for row in await fetch(standby.url(), "SELECT email FROM contact")}
     assert "before@failover.example" in emails
     assert "between@failover.example" not in emails
@@ -98,4 +98,4 @@ async def test_a_standby_alone(servers: tuple[Postgres, Postgres], start_recon: 
 
     standby.promote()
 
-    assert await until_well([process.url]) < WELL
+    assert await until_recovered([process.url]) < WELL

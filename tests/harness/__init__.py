@@ -1,4 +1,4 @@
-"""What tests share and is no test: recon as a process, databases, models, load, faults, checkers."""
+"""Code that tests share: recon as a process, databases, models, load, faults, checkers."""
 
 from pathlib import Path
 

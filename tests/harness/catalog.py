@@ -1,8 +1,8 @@
-"""Everything that PostgreSQL's catalogs say of a database's schema, to compare two databases."""
+"""The schema of a database as PostgreSQL's catalogs describe it, to compare two databases."""
 
 from tests.harness.databases import fetch
 
-# Names of indexes and constraints are left out: PostgreSQL chooses some of them, and recon goes by definitions.
+# Without the names of indexes and constraints: PostgreSQL chooses some of them, and recon compares definitions.
 _CATALOG = """
 WITH relation AS (SELECT * FROM pg_class WHERE relnamespace = current_schema()::regnamespace)
 SELECT 'table or sequence' AS kind, concat_ws(' | ', relname, relkind, relpersistence, relowner::regrole, relacl,
@@ -37,5 +37,5 @@ FROM relation JOIN pg_sequence ON seqrelid = relation.oid
 
 
 async def catalog(url: str) -> list[tuple[str, str]]:
-    """Columns, constraints, indexes, triggers, functions, sequences, comments and privileges, sorted."""
+    """Return columns, constraints, indexes, triggers, functions, sequences, comments and privileges, sorted."""
     return sorted((row["kind"], row["definition"]) for row in await fetch(url, _CATALOG))

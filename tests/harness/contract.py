@@ -1,4 +1,4 @@
-"""What schemathesis does not know of recon; it reads this module before it tries `/openapi.json`."""
+"""Hooks and checks for schemathesis, which loads this module before it tests `/openapi.json`."""
 
 import unicodedata
 from typing import Any, Literal
@@ -10,10 +10,10 @@ from recon.rules.identifiers import MAX_EMAIL, MAX_PHONE, normal_email, normal_p
 
 @schemathesis.hook
 def filter_body(_: schemathesis.HookContext, body: Any) -> bool:
-    """Leave out what a JSON Schema cannot forbid.
+    """Filter out invalid bodies that a JSON Schema cannot forbid.
 
-    - Whole numbers that are written as fractions. To JSON Schema 1.0 is an integer; recon refuses such a phone number,
-      because what writes it so has already had it in a float, and perhaps rounded it.
+    - Whole numbers that are written as fractions. In JSON Schema, 1.0 is an integer. recon refuses such a phone number,
+      because the client had it in a float and perhaps rounded it.
     - Identifiers that are short enough as sent, but not in their canonical form.
     """
     if not isinstance(body, dict):
@@ -27,14 +27,14 @@ def _grows(form: Literal["NFC", "NFKC"], value: object, limit: int) -> bool:
 
 
 @schemathesis.check
-def the_answer_has_what_was_said(
+def the_answer_has_the_identifiers(
     _: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
 ) -> None:
-    """An identity holds the identifiers that it was asked for by, and each contact once."""
+    """An identity contains the identifiers of the request, and each contact once."""
     if case.path != "/identify" or response.status_code != 200:
         return
-    said, contact = case.body, response.json()["contact"]
-    email, phone = normal_email(said.get("email") or ""), said.get("phoneNumber")
+    body, contact = case.body, response.json()["contact"]
+    email, phone = normal_email(body.get("email") or ""), body.get("phoneNumber")
     phone = None if phone is None else normal_phone(phone)
 
     assert email is None or email in contact["emails"]

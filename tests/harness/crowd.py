@@ -1,10 +1,10 @@
-"""Clients that all write about one large identity at the same moment: those that read, or those that never read.
+"""Many clients that add to one large identity at the same moment, and that read the responses or never do.
 
     python tests/harness/crowd.py PORT COUNT read|ignore
 
-It is a process of its own, so that the load does not delay the process that measures. With `read` it writes how many
-answers had each status ("closed" without an answer), and the seconds of the longest; with `ignore` it writes
-"connected" and keeps the connections until its standard input ends.
+It is a separate process, so that the load does not delay the process that measures. With `read` it prints the number of
+responses by status ("closed" if there was none) and the longest time in seconds. With `ignore` it prints "connected"
+and keeps the connections open until its standard input ends.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ PHONE = "99999999"  # of the large identity
 
 
 def request(number: int) -> bytes:
-    """Make a request that brings a new email of 300 characters for the large identity."""
+    """Make a request that adds a new email of 300 characters to the large identity."""
     body = json.dumps({"email": f"{number:0>300}@crowd.example", "phoneNumber": PHONE}).encode()
     head = b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     return head % len(body) + body
@@ -47,7 +47,7 @@ def _ignore(port: int, count: int) -> None:
     connections = []
     for number in range(count):
         connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # or the kernel takes much of the answer
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the kernel must not buffer the response
         connection.connect(("127.0.0.1", port))
         connection.sendall(request(number))
         connections.append(connection)

@@ -1,4 +1,4 @@
-"""Statements on a test's database."""
+"""Running statements on a test's database."""
 
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -7,7 +7,7 @@ import asyncpg
 
 
 async def execute(url: str, *statements: str) -> None:
-    """Run statements, each on its own, on one connection."""
+    """Run statements one after another on one connection."""
     connection = await asyncpg.connect(url)
     try:
         for statement in statements:
@@ -17,7 +17,7 @@ async def execute(url: str, *statements: str) -> None:
 
 
 async def fetch(url: str, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-    """The rows of a statement."""
+    """Run a statement and return its rows."""
     connection = await asyncpg.connect(url)
     try:
         return await connection.fetch(statement, *arguments)
@@ -26,5 +26,5 @@ async def fetch(url: str, statement: str, *arguments: Any) -> list[asyncpg.Recor
 
 
 def at_database(url: str, name: str) -> str:
-    """The same server's URL, for another database."""
+    """Return the URL of another database of the same server."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))

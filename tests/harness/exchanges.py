@@ -1,8 +1,8 @@
-"""What clients sent to recon, and what it answered: the records that `shop` keeps and `history` judges.
+"""Requests that clients sent and the responses: the records that `shop` keeps and `history` checks.
 
-Each attempt at a request is an exchange of its own, with one of three outcomes: acknowledged (200),
-refused (it certainly did nothing: 4xx, a 503 that says so, no connection) or unknown (connection lost,
-time-out, anything else): that has happened or not, now or later, but as a whole.
+Each attempt at a request is an exchange, with one of three outcomes: acknowledged (200), refused (it
+certainly changed nothing: 4xx, a 503 that says so, no connection) or unknown (connection lost, time-out,
+anything else). An unknown one takes effect as a whole or not at all, now or later.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a request says, as it is sent."""
+    """The identifiers of a request, as sent."""
 
     email: str | None = None
     phone: Any = None
@@ -29,29 +29,29 @@ class Said:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The identifiers in it, in the form in which they are the same."""
+        """Its identifiers by match key."""
         names = (self.email and email_name(self.email), self.phone and phone_name(str(self.phone)))
         return tuple(name for name in names if name)
 
     @property
     def row(self) -> tuple[str | None, str | None]:
-        """The email and the phone of the row that it leaves when it leaves one."""
+        """The email and the phone of the row that it inserts, if it inserts one."""
         email = None if self.email is None else self.email.strip().lower()
         return email, None if self.phone is None else str(self.phone).strip()
 
 
 def email_name(email: str) -> str:
-    """What an email is the same by, of those that a shop sends."""
+    """The match key of an email that a shop sends."""
     return f"email {email.strip().lower()}"
 
 
 def phone_name(phone: str) -> str:
-    """What a phone is the same by, of those that a shop sends."""
+    """The match key of a phone number that a shop sends."""
     return f"phone {''.join(filter(str.isdigit, phone))}"
 
 
 class Outcome(StrEnum):
-    """What a client knows of a request."""
+    """What a client knows about the effect of a request."""
 
     ACKNOWLEDGED = "acknowledged"  # done
     REFUSED = "refused"  # certainly not done
@@ -62,7 +62,7 @@ class Outcome(StrEnum):
 class Exchange:
     """One attempt at a request. Times are of `time.monotonic()`."""
 
-    number: int  # of the request; attempts at the same have the same
+    number: int  # of the request; all attempts at it have the same number
     attempt: int
     url: str
     said: Said
@@ -73,12 +73,12 @@ class Exchange:
     body: bytes = b""
 
     def __str__(self) -> str:
-        """Enough to find it, and to understand a violation."""
+        """Return what is needed to find it and to understand a violation."""
         return f"#{self.number}.{self.attempt} ({', '.join(self.said.names)})"
 
     @property
     def latest(self) -> float:
-        """When it can have happened at the latest."""
+        """The latest time at which it can have taken effect."""
         return self.ended if self.outcome is Outcome.ACKNOWLEDGED else inf
 
 
@@ -94,7 +94,7 @@ class History:
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def stop(self) -> None:
-        """Let the clients end what they are at, and begin nothing more."""
+        """Let the clients finish their requests in progress, and start no others."""
         self.stopped = True
 
     async def reached(self, acknowledged: int) -> None:
@@ -105,22 +105,17 @@ class History:
             await self._news.wait()
 
     def of(self, *outcomes: Outcome) -> list[Exchange]:
-        """The exchanges that ended so."""
+        """Return the exchanges with these outcomes."""
         return [exchange for exchange in self.exchanges if exchange.outcome in outcomes]
 
-    def well_after(self, moment: float) -> float:
-        """Seconds from `moment` (of time.monotonic) to the first acknowledgement of what was sent after it."""
-        ends = [each.ended for each in self.of(Outcome.ACKNOWLEDGED) if each.started >= moment]
-        return min(ends, default=inf) - moment
-
     def longest_gap(self) -> float:
-        """The longest time, in seconds, in which nothing was acknowledged: how long service was away."""
+        """The longest time, in seconds, in which nothing was acknowledged: the length of the outage."""
         ends = sorted(exchange.ended for exchange in self.of(Outcome.ACKNOWLEDGED))
         moments = [self.started, *ends, self.ended or time.monotonic()]
         return max(later - earlier for earlier, later in pairwise(moments))
 
     def figures(self) -> dict[str, float]:
-        """What a report says of the run."""
+        """The figures of the run, for a report."""
         outcomes = Counter(exchange.outcome for exchange in self.exchanges)
         return {
             "requests": len({exchange.number for exchange in self.exchanges}),
@@ -131,11 +126,11 @@ class History:
         }
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """Note that the run has ended."""
         self.ended = time.monotonic()
         self._news.set()
 
-    def notice(self, exchange: Exchange) -> None:
+    def count(self, exchange: Exchange) -> None:
         """Count an exchange that has just ended."""
         self.acknowledged += exchange.outcome is Outcome.ACKNOWLEDGED
         self._news.set()

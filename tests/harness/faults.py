@@ -1,11 +1,11 @@
-"""Faults under load: each breaks something for real, between many clients that write down what they are told.
+"""Fault injection under load: each fault is real, and many clients record every response.
 
     async with fleet(server, folder) as recons:
         figures = await survived(crash, recons, seed=1)
     assert figures.violations == []
 
-A fault is a coroutine function of the fleet and of the history of its load. It returns when nothing is broken any more,
-with figures that show that something was, and raises AssertionError when nothing was.
+A fault is a coroutine function of the fleet and of the history of its load. It returns when the fault is over, with
+figures that show its effect, and raises AssertionError if it had none.
 """
 
 import asyncio
@@ -32,21 +32,21 @@ from tests.harness.processes import Process, StartRecon, recon_processes
 from tests.harness.shop import driving
 
 PROCESSES = 2
-REQUESTS = 3_000  # that are acknowledged in a round: a third of them before the fault, a third after it at least
-UNTIL_WELL = 30  # seconds after which looking for a service that is well again is given up
-UNTIL_KNOWN = 3  # seconds until a process must say that its database does not answer
-PROBES = "probes.example"  # whose customers are sent to see whether a process serves
+REQUESTS = 3_000  # acknowledged in a round: a third of them before the fault, at least a third after it
+MAX_RECOVERY = 30  # seconds after which a service that has not recovered fails the test
+MAX_DETECTION = 3  # seconds within which a process must report that its database does not answer
+PROBES = "probes.example"  # the domain of the emails by which the harness probes whether a process serves
 
 
 class Fleet:
-    """recon processes on one database, each with a network of its own to it, at an address that it keeps.
+    """recon processes on one database, each with its own network to it, and at a fixed address.
 
     Attributes
     ----------
     server : the database's server.
-    database_url : straight to the database.
+    database_url : the database, without a proxy.
     proxies : the networks, one for each process.
-    processes : those that were started last.
+    processes : the latest process at each address.
     urls : the processes' addresses.
     """
 
@@ -65,27 +65,27 @@ class Fleet:
         return self._start(*self._arguments[number], ready=False, port=self._ports[number])
 
     def restart(self, number: int) -> None:
-        """Start the process with this number again, which must have ended."""
+        """Start the process with this number again; it must have ended."""
         assert self.processes[number].popen.poll() is not None
         self._past.append(self.processes[number])
         self.processes[number] = self._started(number)
 
     async def ended(self, number: int) -> int:
         """The exit code of a process, once it has ended."""
-        return await asyncio.to_thread(self.processes[number].popen.wait, UNTIL_WELL)
+        return await asyncio.to_thread(self.processes[number].popen.wait, MAX_RECOVERY)
 
     async def stop(self) -> None:
         """Stop all processes."""
         await asyncio.gather(*(asyncio.to_thread(process.stop) for process in self.processes))
 
     def complaints(self) -> list[str]:
-        """What was logged, by any process, that nobody expects of a database that comes and goes."""
+        """Return the logged events, of all processes, that an outage of the database does not explain."""
         return [f"log: {event}" for process in (*self._past, *self.processes) for event in process.failures()]
 
 
 @asynccontextmanager
 async def fleet(server: Postgres, folder: Path) -> AsyncIterator[Fleet]:
-    """recon processes on an empty database of `server`, all well; they are stopped in the end."""
+    """Start recon processes on an empty database of `server`; yield when all are ready, and stop them afterwards."""
     database = f"fleet_{time.monotonic_ns()}"
     await execute(server.url(), f"CREATE DATABASE {database} ENCODING UTF8 TEMPLATE template0")
     async with AsyncExitStack() as stack:
@@ -96,42 +96,42 @@ async def fleet(server: Postgres, folder: Path) -> AsyncIterator[Fleet]:
         yield recons
 
 
-async def until_well(urls: Sequence[str]) -> float:
+async def until_recovered(urls: Sequence[str]) -> float:
     """Seconds until every process has answered a write, a read and /readyz with 200."""
     started = time.monotonic()
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:
         try:
-            async with asyncio.timeout(UNTIL_WELL):
-                await asyncio.gather(*(_until_well(session, url) for url in urls))
+            async with asyncio.timeout(MAX_RECOVERY):
+                await asyncio.gather(*(_until_recovered(session, url) for url in urls))
         except TimeoutError:
-            raise AssertionError(f"not well after {UNTIL_WELL} seconds") from None
+            raise AssertionError(f"not recovered after {MAX_RECOVERY} seconds") from None
     return time.monotonic() - started
 
 
-async def _until_well(session: aiohttp.ClientSession, url: str) -> None:
-    said: dict[str, str] = {}
+async def _until_recovered(session: aiohttp.ClientSession, url: str) -> None:
+    body: dict[str, str] = {}
 
     async def writes() -> int:
-        said["email"] = f"{time.monotonic_ns()}@{PROBES}"  # new at each try
+        body["email"] = f"{time.monotonic_ns()}@{PROBES}"  # a new one at each attempt
         return await reads()
 
     async def reads() -> int:
-        async with session.post(f"{url}/identify", json=said) as response:
+        async with session.post(f"{url}/identify", json=body) as response:
             return response.status
 
     async def is_ready() -> int:
         async with session.get(f"{url}/readyz") as response:
             return response.status
 
-    for look in (writes, reads, is_ready):
-        while not await _is_ok(look):
+    for probe in (writes, reads, is_ready):
+        while not await _is_ok(probe):
             await asyncio.sleep(0.02)
 
 
-async def _is_ok(look: Callable[[], Awaitable[int]]) -> bool:
+async def _is_ok(probe: Callable[[], Awaitable[int]]) -> bool:
     try:
-        return await look() == 200
+        return await probe() == 200
     except aiohttp.ClientError:
         return False
 
@@ -141,24 +141,24 @@ Fault: TypeAlias = Callable[[Fleet, History], Awaitable[dict[str, float]]]
 
 @dataclass
 class Figures:
-    """What a fault, or several of a kind, came to.
+    """The figures of a fault, or of several rounds of it.
 
     Attributes
     ----------
     load : the figures of the history.
-    until_well : seconds from the fault's end until every process served again; the longest.
-    seen : what the fault has seen of itself, by name.
-    violations : what is wrong: nothing.
+    recovery : seconds from the fault's end until every process served again; the longest of all rounds.
+    seen : figures of the fault's effect, by name.
+    violations : everything that is wrong; empty if recon is correct.
     """
 
     load: dict[str, float] = field(default_factory=dict)
-    until_well: float = 0
+    recovery: float = 0
     seen: dict[str, float] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
 
 
 async def survived(fault: Fault, recons: Fleet, *, seed: int, rounds: int = 1, requests: int = REQUESTS) -> Figures:
-    """Break something so many times under load, and look afterwards whether anything is wrong."""
+    """Inject a fault `rounds` times under load; check the history and the database afterwards."""
     figures = Figures()
     async with driving(recons.urls, seed=seed) as history:
         for _ in range(rounds):
@@ -166,7 +166,7 @@ async def survived(fault: Fault, recons: Fleet, *, seed: int, rounds: int = 1, r
             await history.reached(before + requests // 3)
             for name, value in (await fault(recons, history)).items():
                 figures.seen[name] = max(value, figures.seen.get(name, 0))
-            figures.until_well = max(figures.until_well, await until_well(recons.urls))
+            figures.recovery = max(figures.recovery, await until_recovered(recons.urls))
             await history.reached(max(before + requests, history.acknowledged + requests // 3))
     figures.load = history.figures()
     rows = [row for row in await contacts(recons.database_url) if not (row["email"] or "").endswith(PROBES)]
@@ -180,12 +180,12 @@ async def survived(fault: Fault, recons: Fleet, *, seed: int, rounds: int = 1, r
 
 
 def _lost(history: History, since: float) -> int:
-    """How many requests went without what they asked for since a moment."""
+    """Count the requests since a moment that were not acknowledged."""
     return sum(each.ended >= since for each in history.of(Outcome.REFUSED, Outcome.UNKNOWN) if each.status != 400)
 
 
 def kill(cut: Cut) -> Fault:
-    """`kill -9` of a process in the middle of a batch: as its COMMIT sets out, or once the database has committed."""
+    """`kill -9` of a process in the middle of a batch: before its COMMIT arrives, or after the commit."""
 
     async def kill_in_commit(recons: Fleet, history: History) -> dict[str, float]:
         [process, *_], [proxy, *_] = recons.processes, recons.proxies
@@ -201,7 +201,7 @@ def kill(cut: Cut) -> Fault:
         code = await recons.ended(0)
         recons.restart(0)
         assert code == -signal.SIGKILL
-        assert in_flight[0] > 1, "it was killed in a batch of one"
+        assert in_flight[0] > 1, "the batch had only one request"
         return {"in flight": in_flight[0]}
 
     return kill_in_commit
@@ -214,7 +214,7 @@ async def crash(recons: Fleet, history: History) -> dict[str, float]:
     await asyncio.to_thread(recons.server.crash)
     assert recons.server.log.count("automatic recovery in progress") == recoveries + 1
     lost = _lost(history, started)
-    assert lost, "nobody noticed"
+    assert lost, "the fault had no effect"
     return {"requests not answered": lost, "seconds away": time.monotonic() - started}
 
 
@@ -232,7 +232,7 @@ def terminations(count: int) -> Fault:
         finally:
             await operator.close()
         lost = _lost(history, started)
-        assert lost, "nobody noticed"
+        assert lost, "the fault had no effect"
         return {"sessions ended": ended, "requests not answered": lost}
 
     return terminate
@@ -245,60 +245,60 @@ WHERE datname = current_database() AND starts_with(application_name, 'recon') OR
 
 
 async def stop(recons: Fleet, history: History) -> dict[str, float]:
-    """A process is asked to stop, and started again when it has: what it had accepted was answered.
+    """A process gets SIGTERM and is started again after its exit: it must answer what it had accepted.
 
-    A request that is on its way on an idle connection just as that is closed was not accepted: it has done nothing.
+    A request that arrives on an idle connection just as the process closes it was not accepted: it changed nothing.
     """
     in_flight = [each for each in history.exchanges if each.ended == inf and each.url == recons.urls[0]]
-    assert in_flight, "it had nothing to do"
+    assert in_flight, "the process had no requests in progress"
     recons.processes[0].popen.send_signal(signal.SIGTERM)
     code = await recons.ended(0)
     rows = await contacts(recons.database_url)
     recons.restart(0)
     assert code == 0
     dropped = [each for each in history.of(Outcome.UNKNOWN) if each.url == recons.urls[0]]
-    assert not _filed(dropped, history, rows), "accepted and not answered"
+    assert not _inserted(dropped, history, rows), "a request was accepted and not answered"
     return {"in flight": len(in_flight), "dropped unread": len(dropped)}
 
 
-def _filed(exchanges: Sequence[Exchange], history: History, rows: Sequence[Contact]) -> list[str]:
-    """Those that left a row before they ended, one that no other request can have left."""
-    epoch = time.time() - time.monotonic()  # the moment 0 by the database's clock, which is this machine's
-    made = {(row["email"], row["phone_number"]): row["created_at"].timestamp() - epoch for row in rows}
+def _inserted(exchanges: Sequence[Exchange], history: History, rows: Sequence[Contact]) -> list[str]:
+    """Return the exchanges that inserted a row before they ended, where no other request can have inserted it."""
+    epoch = time.time() - time.monotonic()  # time 0 of the monotonic clock, by the database's clock
+    created = {(row["email"], row["phone_number"]): row["created_at"].timestamp() - epoch for row in rows}
     requests = Counter(row for _, row in {(each.number, each.said.row) for each in history.exchanges})
     return [
-        str(each) for each in exchanges if requests[each.said.row] == 1 and made.get(each.said.row, inf) < each.ended
+        str(each) for each in exchanges if requests[each.said.row] == 1 and created.get(each.said.row, inf) < each.ended
     ]
 
 
 def pause(seconds: float) -> Fault:
-    """The database's server stands still for a while: nothing happens, but recon is alive and says how it is."""
+    """The database's server hangs for a while: recon stays alive and reports that it is not ready."""
 
     async def stand_still(recons: Fleet, history: History) -> dict[str, float]:
         with recons.server.paused():
             started = time.monotonic()
-            looks = await asyncio.gather(
-                *(_look(f"{url}/{path}") for url in recons.urls for path in ("healthz", "readyz"))
+            probes = await asyncio.gather(
+                *(_probe(f"{url}/{path}") for url in recons.urls for path in ("healthz", "readyz"))
             )
-            assert [status for status, _ in looks] == [200, 503] * PROCESSES
-            assert max(taken for _, taken in looks) < UNTIL_KNOWN
+            assert [status for status, _ in probes] == [200, 503] * PROCESSES
+            assert max(taken for _, taken in probes) < MAX_DETECTION
             await asyncio.sleep(started + seconds - time.monotonic())
             served = [each for each in history.of(Outcome.ACKNOWLEDGED) if each.ended > started + 1]
-            assert not served, "it did not stand still"
-        return {"seconds paused": seconds, "seconds until not ready": max(taken for _, taken in looks)}
+            assert not served, "the server did not hang"
+        return {"seconds paused": seconds, "seconds until not ready": max(taken for _, taken in probes)}
 
     return stand_still
 
 
-async def _look(url: str) -> tuple[int, float]:
-    """The status of an answer, and the seconds it took."""
+async def _probe(url: str) -> tuple[int, float]:
+    """Return the status of a response, and the seconds until it came."""
     started = time.monotonic()
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         return response.status, time.monotonic() - started
 
 
 def cuts(count: int) -> Fault:
-    """The network is cut in every fifth COMMIT, by turns on its way there and on the way of its answer."""
+    """The network is cut in every fifth COMMIT, alternately before it arrives and before its answer returns."""
 
     async def cut_commits(recons: Fleet, history: History) -> dict[str, float]:
         done = asyncio.Event()
@@ -316,7 +316,7 @@ def cuts(count: int) -> Fault:
             proxy.at_commit = at_commit
         await done.wait()
         unknown = len(_of_unknown_outcome(history)) - before
-        assert unknown >= count, "somebody was told what nobody could know"
+        assert unknown >= count, "a request was answered as if its outcome were known"
         return {"cuts": count, "answered that the outcome is unknown": unknown}
 
     return cut_commits

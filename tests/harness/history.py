@@ -1,27 +1,28 @@
-"""Whether all that recon answered was right, and all that it left behind.
+"""The checker of a history: whether every answer of recon, and every row that it stored, is correct.
 
     async with driving(urls, requests=5_000, seed=1) as history:  # see `shop`
-        ...  # something breaks
+        ...  # inject a fault
     assert check(history, await contacts(database_url)) == []
 
 `check` decides, from a history and the live rows of a database that was empty before:
 
-1. The rows: one primary a cluster, its oldest; each row is what a request said that was not refused, and
-   brought an identifier that no older row has.
-2. The clusters are the connected components of what was acknowledged and of those unknown requests
-   that can have happened.
-3. Each answer is what its rows add up to, and holds nothing but what requests that had begun by its
-   end had linked.
-4. There is a moment for each answer between its request and its end, such that the clusters only
-   grow, each step by a request of that moment: I4 and I6. While nothing is split or erased, the clusters
-   that are seen are a forest: two of them have nothing in common, or the larger is a later state of the
-   smaller. A state begins after the last request that saw a smaller one began, while a request that leads
-   to it is under way, and before the first answer with it ends. Taking the earliest such moment for each,
-   the smallest state first, finds moments for all if there are any.
+1. The rows: each cluster has one primary, its oldest row. Each row has the identifiers of a request that
+   was not refused, and at least one that no older row has.
+2. The clusters are the connected components of the acknowledged requests and of those unknown requests
+   that can have taken effect.
+3. Each answer is the consolidation of its rows, and contains only what was linked by requests that had
+   started before the answer ended.
+4. The answers are linearizable (I4 and I6): each has a moment between the start of its request and its end,
+   such that the clusters only grow, each step by a request that is in progress then. While nothing is split
+   or erased, the clusters in the answers are a forest: two of them are disjoint, or the larger one is a
+   later state of the smaller one. A state begins after the start of the last request that saw a smaller
+   one, while a request that leads to it is in progress, and before the end of the first answer that shows
+   it. If such moments exist for all states, then taking the earliest one for each state, smallest state
+   first, finds them.
 
-What is right is never complained of. Where every request was acknowledged, no answer that is wrong passes
-either; an unknown request may be taken to explain two things of which it can have done only one. All of it
-is near-linear in the size of what was answered, where the same answer counts once.
+A correct history has no violations. If every request was acknowledged, every wrong answer is found. An
+unknown request may be used to explain two effects of which it can have had only one. The time is
+near-linear in the total size of the distinct answers.
 """
 
 import json
@@ -43,21 +44,21 @@ SELECT id, email, phone_number, linked_id, created_at FROM contact WHERE deleted
 
 
 async def contacts(url: str) -> list[Contact]:
-    """The live rows of a database, oldest first: what `check` wants."""
+    """Return the live rows of a database, oldest first, as `check` needs them."""
     return await fetch(url, CONTACTS)
 
 
 def check(history: History, rows: Sequence[Contact]) -> list[str]:
-    """All that is wrong with a history and the rows that it left, a line each, which begins with what it is.
+    """Return the violations in a history and the rows that it left: a line each, which begins with the kind.
 
-    lost        acknowledged, but not there or not together
-    primary     not exactly one primary, or not the oldest
-    duplicate   a row that brought nothing new
+    lost        an acknowledged request whose identifiers are missing or in different clusters
+    primary     a cluster without exactly one primary, or whose primary is not the oldest row
+    duplicate   a row without a new identifier
     refused     a row of a request that was refused
-    unsent      an identifier, or a row, that nobody sent (by then)
-    unlinked    together, and nobody said so (by then)
-    answer      not what its rows add up to, or without what was asked for
-    stale       an answer that lacks what had been answered before it was asked for
+    unsent      an identifier, or a row, that no request had (by then)
+    unlinked    identifiers in one cluster that no request had linked (by then)
+    answer      an answer that is not the consolidation of its rows, or lacks an identifier of its request
+    stale       an answer that lacks something that an earlier answer had before this request started
     order       two answers of which neither can be the later one
     """
     acknowledged = history.of(Outcome.ACKNOWLEDGED)
@@ -81,14 +82,14 @@ def check(history: History, rows: Sequence[Contact]) -> list[str]:
 
 
 class _Table:
-    """The rows, oldest first, and which cluster has what."""
+    """The rows, oldest first, and the clusters that they form."""
 
     def __init__(self, rows: Sequence[Contact]) -> None:
         self.rows = sorted(rows, key=lambda row: (row["created_at"], row["id"]))
         self.by_id = {row["id"]: row for row in self.rows}
         self.clusters: dict[int, list[Contact]] = defaultdict(list)  # by the id that the rows link to
         self.roots: dict[str, set[int]] = defaultdict(set)  # by identifier
-        self.added_to: dict[int, int] = {}  # by id of a row that was added to a cluster: a row that was there
+        self.added_to: dict[int, int] = {}  # by id of a row that was added to a cluster: an older row of it
         holders: dict[str, int] = {}
         for row in self.rows:
             root = row["linked_id"] or row["id"]
@@ -114,7 +115,7 @@ def _phone_names(phones: Iterable[str]) -> Iterator[str]:
 
 @dataclass(eq=False)
 class _Answer:
-    """An answer, and who got it."""
+    """An answer, and the exchanges that got it."""
 
     contact: dict[str, Any]
     exchanges: list[Exchange]
@@ -130,12 +131,12 @@ class _Answer:
 
     @property
     def first(self) -> Exchange:
-        """Who got it first."""
+        """The exchange that got it first."""
         return self.exchanges[0]
 
 
 class _Components:
-    """Identifiers, joined by and by (union-find)."""
+    """The connected components of identifiers (union-find)."""
 
     def __init__(self) -> None:
         self._parents: dict[str, str] = {}
@@ -169,7 +170,7 @@ def _primaries(table: _Table) -> Iterator[str]:
 
 
 def _ages(table: _Table, answers: list[_Answer], possible: list[Exchange]) -> Iterator[str]:
-    """The oldest by the database's clock must be it by that of the clients too."""
+    """Check that the row that is oldest by the database's clock is the oldest by the clients' clock too."""
     sent: dict[tuple[str | None, str | None], float] = {}
     for exchange in possible:
         sent.setdefault(exchange.said.row, exchange.started)
@@ -214,7 +215,7 @@ def _unlinked_rows(table: _Table, possible: list[Exchange]) -> Iterator[str]:
     components = _Components()
     for exchange in possible:
         roots = [table.roots.get(name, set()) for name in exchange.said.names]
-        if set.intersection(*roots):  # then it can have happened
+        if set.intersection(*roots):  # it can have taken effect
             components.join(exchange.said.names)
     for root, rows in table.clusters.items():
         parts = {components.find(name) for row in rows for name in _names(row)}
@@ -235,7 +236,7 @@ def _wrong_answers(table: _Table, answers: list[_Answer]) -> Iterator[str]:
 
 
 def _skipping_answers(table: _Table, answers: list[_Answer]) -> Iterator[str]:
-    """Answers that lack a row though they have one that was added to it, or was added after it."""
+    """Find answers that have a row but lack the row that it was added to, or one that was added to it before."""
     for answer in answers:
         ids = {row_id for row_id in answer.ids if row_id in table.by_id}
         root = min((table.by_id[row_id]["linked_id"] or row_id for row_id in ids), default=0)
@@ -251,7 +252,7 @@ def _skipping_answers(table: _Table, answers: list[_Answer]) -> Iterator[str]:
 
 
 def _consolidated(rows: list[Contact]) -> dict[str, Any]:
-    """The answer that the rows of a cluster add up to."""
+    """Consolidate the rows of a cluster to an answer."""
     oldest, *others = sorted(rows, key=lambda row: (row["created_at"], row["id"]))
     phones: dict[str, str] = {}
     for row in (oldest, *others):
@@ -267,7 +268,7 @@ def _consolidated(rows: list[Contact]) -> dict[str, Any]:
 
 
 def _unlinked_answers(answers: list[_Answer], possible: list[Exchange]) -> Iterator[str]:
-    """Answers that hold more than the components of all that had begun by the end of whoever got them first."""
+    """Find answers with more than the requests that started before the answer first ended had linked."""
     components = _Components()
     begun = iter(sorted(possible, key=lambda exchange: exchange.started))
     exchange = next(begun, None)
@@ -284,11 +285,11 @@ def _unlinked_answers(answers: list[_Answer], possible: list[Exchange]) -> Itera
 
 @dataclass(eq=False)
 class _State:
-    """A cluster as it was at some time: its contacts and identifiers, who saw it, and since when it can have been."""
+    """A cluster at some time: its contacts and identifiers, the exchanges that saw it, its earliest beginning."""
 
     parts: frozenset[int | str]
     seen: list[Exchange]
-    since: Exchange | None = None  # the earliest moment is that of this one's start
+    since: Exchange | None = None  # it cannot have begun before this exchange started
 
     def __str__(self) -> str:
         """Its contacts' ids."""
@@ -296,17 +297,17 @@ class _State:
 
     @property
     def until(self) -> list[Exchange]:
-        """Whoever began before it became another."""
+        """The exchanges that started before it became another state."""
         return [*self.seen, *([self.since] if self.since else [])]
 
 
 def _moments(table: _Table, answers: list[_Answer], unknown: list[Exchange]) -> Iterator[str]:
-    """Go through the states from the smallest on, and find for each the earliest moment that it can have begun."""
+    """Find for each state, smallest first, the earliest moment at which it can have begun."""
     unknown_by_name: dict[str, list[Exchange]] = defaultdict(list)
     for exchange in unknown:
         for name in exchange.said.names:
             unknown_by_name[name].append(exchange)
-    largest: dict[int | str, _State] = {}  # so far, by what is in it
+    largest: dict[int | str, _State] = {}  # so far, by contact and identifier
     for state in sorted(_states(table, answers), key=lambda state: len(state.parts)):
         smaller = {largest[part] for part in state.parts if part in largest}
         for other in smaller:
@@ -316,24 +317,24 @@ def _moments(table: _Table, answers: list[_Answer], unknown: list[Exchange]) -> 
         candidates = [each for each in (*state.seen, *silent.values()) if state.parts.issuperset(each.said.names)]
         changing = causes = [each for each in candidates if _changes(each, largest)]
         after = [each for other in smaller if other.parts <= state.parts for each in other.until]
-        # Not by the sets' own methods: they would go through all of a dictionary.
+        # Not by set operations: they would iterate over all of `largest`.
         for row in [table.by_id[part] for part in state.parts if part in table.by_id and part not in largest]:
             creators = [each for each in changing if each.said.row == (row["email"], row["phone_number"])]
             after += [min(creators, key=_started)] if creators else []
             if all(each.outcome is Outcome.ACKNOWLEDGED for each in creators):
-                causes = [each for each in causes if each in creators]  # answered with this state, so it began it
+                causes = [each for each in causes if each in creators]  # so one of them caused this state
         yield from _begin(state, max(after, key=_started, default=None), causes)
         largest.update(dict.fromkeys(state.parts, state))
 
 
 def _changes(exchange: Exchange, largest: dict[int | str, _State]) -> bool:
-    """Whether a request has something to do where the states are as given."""
+    """Whether a request changes anything, given these states."""
     states = {largest.get(name) for name in exchange.said.names}
     return len(states) > 1 or None in states
 
 
 def _states(table: _Table, answers: list[_Answer]) -> Iterable[_State]:
-    """All clusters that were answered, and those of the table."""
+    """All clusters in answers and in the table."""
     states: dict[frozenset[int | str], _State] = {}
     for answer in answers:
         parts = answer.names.union(answer.ids)
@@ -349,7 +350,7 @@ def _started(exchange: Exchange) -> float:
 
 
 def _begin(state: _State, after: Exchange | None, causes: list[Exchange]) -> Iterator[str]:
-    """Settle since when a state can have been: not before `after` began, and while one of `causes` was under way."""
+    """Set the earliest beginning of a state: not before `after` started, and while one of `causes` was in progress."""
     possible = [each for each in causes if after is None or after.started <= each.latest]
     if possible:
         first = min(possible, key=_started)

@@ -1,4 +1,4 @@
-"""Endpoints that recon does not have; `python tests/harness/made_up.py serve …` is `recon serve` with them as well."""
+"""Endpoints for tests of what endpoints share; `python tests/harness/made_up.py serve …` is `recon serve` with them."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -19,12 +19,12 @@ OBJECT = {"type": "object"}
 
 
 async def contact(request: web.Request) -> web.StreamResponse:
-    """A path parameter."""
+    """Answer with a path parameter."""
     return web.json_response({"id": request.match_info["id"]})
 
 
 async def replace(request: web.Request) -> web.StreamResponse:
-    """A body."""
+    """Answer with the size of the body."""
     return web.json_response({"size": len(await request.read())})
 
 
@@ -38,7 +38,7 @@ ERRORS = {
 
 
 async def _parts(request: web.Request) -> AsyncGenerator[bytes, None]:
-    """So many lines as `count` says, with pauses of `pause` seconds; then what `then` says: an error, or for ever."""
+    """Yield `count` lines, with pauses of `pause` seconds; then hang or raise an error, as `then` says."""
     for _ in range(int(request.query.get("count", "3"))):
         yield LINE
         await asyncio.sleep(float(request.query.get("pause", "0")))
@@ -50,7 +50,7 @@ async def _parts(request: web.Request) -> AsyncGenerator[bytes, None]:
 
 
 async def lines(request: web.Request) -> web.StreamResponse:
-    """Lines, as `_parts` says."""
+    """Stream the lines of `_parts`."""
     return await stream(request, _parts(request), "application/x-ndjson")
 
 
@@ -60,12 +60,12 @@ async def _much(request: web.Request) -> AsyncGenerator[bytes, None]:
 
 
 async def much(request: web.Request) -> web.StreamResponse:
-    """More than the buffers of sockets take."""
+    """Stream more than the buffers of sockets hold."""
     return await stream(request, _much(request), "text/plain")
 
 
 async def by_hand(_request: web.Request) -> web.StreamResponse:
-    """A response that is streamed with aiohttp's means alone."""
+    """Stream a response with aiohttp only, without recon's `stream`."""
     response = web.StreamResponse()
     await response.prepare(_request)
     await response.write(LINE)
@@ -73,7 +73,7 @@ async def by_hand(_request: web.Request) -> web.StreamResponse:
 
 
 async def twice(request: web.Request) -> web.StreamResponse:
-    """A mistake: a second response after one has begun."""
+    """Make a mistake: return a second response after one has begun."""
     await by_hand(request)
     return web.json_response({})
 
@@ -119,7 +119,7 @@ ENDPOINTS = [
 
 
 def api(*arguments: Any) -> list[Endpoint]:
-    """The endpoints of recon, and these."""
+    """Return the endpoints of recon, and these."""
     return real_api(*arguments) + ENDPOINTS
 
 

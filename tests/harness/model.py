@@ -1,6 +1,6 @@
 """An independent model of the rules: union-find over identifiers, with none of recon's code.
 
-It says, request by request, what must be answered and what the table must then hold.
+For each request, it computes the right answer and the rows that the table must then have.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class Model:
     rows: list[tuple[int, str | None, str | None]] = field(default_factory=list)
 
     def identify(self, said: Said) -> dict[str, object]:
-        """File a request and answer it."""
+        """Apply a request and return the right answer."""
         named = [(kind, value) for kind, value in zip(("email", "phone"), said, strict=True) if value is not None]
         people = {self._find(name) for name in named if name in self.parent}
         has_new = any(name not in self.parent for name in named)
@@ -26,11 +26,11 @@ class Model:
             self.parent.setdefault(name, name)
         for name in named:
             self.parent[self._find(name)] = self._find(named[0])
-        assert len(people) <= 2 - has_new, "two people are joined only by a request that brings nothing new"
+        assert len(people) <= 2 - has_new, "only a request without new identifiers can merge two people"
         return self.answer(named[0])
 
     def answer(self, name: tuple[str, str]) -> dict[str, object]:
-        """The identity that an identifier belongs to."""
+        """Return the identity that an identifier belongs to."""
         person = self._find(name)
         rows = [row for row in self.rows if self._person_of(row) == person]
         return {
@@ -42,7 +42,7 @@ class Model:
         }
 
     def table(self) -> list[tuple[int, str | None, str | None, int | None]]:
-        """(id, email, phone, linked_id) of every row."""
+        """Return (id, email, phone, linked_id) of every row."""
         oldest: dict[tuple[str, str], int] = {}
         for row in self.rows:
             oldest.setdefault(self._person_of(row), row[0])

@@ -16,9 +16,9 @@ _reserved: list[IO[str]] = []  # a lock file for each port, held until this proc
 def free_port() -> int:
     """A port that nothing listens on, reserved for this process until it ends.
 
-    Reserved, because a program binds its port long after the port was chosen: two tests that run at the same time
-    could choose the same one, and each would take the other's server for its own. None of the ports that the system
-    gives to outgoing connections: one of these could be gone before it is used.
+    A program binds its port long after the port was chosen. Without the reservation, two concurrent tests could choose
+    the same port, and one would use the server of the other. The range excludes the ports of outgoing connections:
+    one of these could be taken before it is bound.
     """
     folder = Path(tempfile.gettempdir()) / f"recon-test-ports-{os.geteuid()}"
     folder.mkdir(exist_ok=True)

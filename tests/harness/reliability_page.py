@@ -1,4 +1,4 @@
-"""The figures of a soak as the tables of docs/reliability.md, which are written between markers and nowhere else."""
+"""The figures of a soak as the tables of docs/reliability.md, each of which is between two markers."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def publish(figures: Figures) -> None:
 
 
 def page(text: str, figures: Figures) -> str:
-    """The page's text with the tables of these figures, each between `<!-- name -->` and `<!-- end -->`."""
+    """Return the page's text with the tables of these figures, each between `<!-- name -->` and `<!-- end -->`."""
     for name, table in tables(figures).items():
         text, count = re.subn(
             rf"(<!-- {name} -->\n).*?(<!-- end -->)",
@@ -28,12 +28,12 @@ def page(text: str, figures: Figures) -> str:
             text,
             flags=re.DOTALL,
         )
-        assert count == 1, f"the page has no place for {name}"
+        assert count == 1, f"the page has no marker {name}"
     return text
 
 
 def tables(figures: Figures) -> dict[str, str]:
-    """Markdown by the name of its place, of all parts that there are figures of."""
+    """Return the Markdown tables of all parts that have figures, by the name of the marker."""
     made = {"run": _run(figures)}
     for name, table in (("load", _load), ("faults", _faults), ("storm", _storm), ("fuzz", _fuzz)):
         if name in figures:

@@ -3,14 +3,14 @@
     async with driving(urls, requests=5_000, seed=1) as history:
         await history.reached(1_000)  # so many have been acknowledged; now something breaks
         process.popen.kill()
-    # Leaving the block waits until all requests are done (without `requests`: stops the clients).
+    # Leaving the block waits until all requests are done; without `requests`, it stops the clients.
     assert check(history, await contacts(database_url)) == []  # see `history`
 
-The requests are seeded, endless, and made so that clients that take them in turn race each other. Most
-are what a shop sends all day: people never seen before, people known, people with another email or
-phone, two people who turn out to be one, and a few that are refused. Between them come bursts about the
-same few identifiers, paired at random: whoever sends them at once inserts, extends and merges the same
-clusters. Every identifier is the shop's own (it has the seed in it), and clusters stay small.
+The requests are an endless seeded sequence, and clients that take them in turn race each other. Most of them
+are the usual requests of a shop: new people, known people, known people with another email or phone, two
+people who turn out to be one, and a few invalid ones. Between them come bursts about the same few
+identifiers, paired at random: clients that send them concurrently insert, extend and merge the same
+clusters. Every identifier contains the seed, so two shops share none, and clusters stay small.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class _Shop:
         self._random = random.Random(seed)  # noqa: S311 (the same again for the same seed)
         self._identifiers = 0
         self._people: list[tuple[str, str]] = []  # one email and one phone each
-        self._single: list[tuple[str, str]] = []  # those of them who have not turned out to be somebody else
+        self._single: list[tuple[str, str]] = []  # those who were not merged with another person
         self._bursts = 0
         self._emails: list[str] = []
         self._phones: list[str] = []
@@ -67,7 +67,7 @@ class _Shop:
         return Said(*person)
 
     def _returning(self) -> Said:
-        """Somebody known, written in another way now and then, or by one identifier alone."""
+        """A known person, sometimes in another spelling, or with one identifier only."""
         if not self._people:
             return self._new()
         email, phone = self._random.choice(self._people)
@@ -81,14 +81,14 @@ class _Shop:
         return self._random.choice((Said(email, self._phone()), Said(self._email(), phone)))
 
     def _joining(self) -> Said:
-        """Two people are one; each of them once, so that clusters stay small."""
+        """Merge two people, each person at most once, so that clusters stay small."""
         if len(self._single) < 2:
             return self._new()
         one, other = (self._single.pop(self._random.randrange(len(self._single))) for _ in range(2))
         return Said(one[0], other[1])
 
     def _wrong(self) -> Said:
-        """What is refused with 400, and must leave nothing of the email that is right."""
+        """A request that is answered with 400, and must not store its valid email."""
         return Said(self._email(), self._random.choice((True, 1.5, "1\x00", "9" * 65)))
 
     def _burst(self) -> Iterator[Said]:
@@ -101,12 +101,12 @@ class _Shop:
             yield self._random.choices((Said(email, phone), Said(email), Said(phone=phone)), (10, 1, 1))[0]
 
 
-PROMISE = b"Nothing was changed"  # how a 503 says that it is a refusal
+PROMISE = b"Nothing was changed"  # in the detail of a 503 that is a refusal
 
 
 @dataclass
 class _Load:
-    """Clients that take requests in turn and send each until it is answered for good."""
+    """Clients that take requests in turn and send each one until it has a final answer."""
 
     session: aiohttp.ClientSession
     urls: Sequence[str]
@@ -119,14 +119,14 @@ class _Load:
         for number, said in self.requests:
             deadline = time.monotonic() + self.patience
             for attempt in count():
-                # In turn, and never twice in a row to the same: as behind a load balancer.
+                # Round robin, and a retry goes to another process: as behind a load balancer.
                 url = self.urls[(number + attempt) % len(self.urls)]
                 exchange = Exchange(number, attempt, url, said, time.monotonic())
                 self.history.exchanges.append(exchange)
                 await self._send(exchange)
-                self.history.notice(exchange)
-                for_good = exchange.status is not None and exchange.status < 500
-                if for_good or self.history.stopped or time.monotonic() > deadline:
+                self.history.count(exchange)
+                is_final = exchange.status is not None and exchange.status < 500
+                if is_final or self.history.stopped or time.monotonic() > deadline:
                     break
                 await asyncio.sleep(self.pause)
             if self.history.stopped:
@@ -166,8 +166,8 @@ async def driving(
 ) -> AsyncIterator[History]:
     """Send the requests of the shop with this seed (or what is `said`), from so many clients, to the `urls` in turn.
 
-    Leaving the block waits for all `requests` to be done; when they are not counted, it stops the clients.
-    What was not answered for good is sent again, after `pause` seconds, for `patience` seconds (0: never).
+    Leaving the block waits until all `requests` are done; without `requests`, it stops the clients. A request without a
+    final answer is sent again after `pause` seconds, for `patience` seconds (0: never).
     """
     history = History()
     numbered = enumerate(islice(_Shop(seed).requests() if said is None else said, requests))

@@ -1,10 +1,10 @@
-"""recon for minutes under load, in faults, in a storm and in rubbish, and what became of it: `make soak`.
+"""recon under load, fault injection, overload and malformed input for minutes: `make soak`.
 
     python -m tests.harness.soak --minutes 10
 
-Everything is real, on this machine alone: recon processes, and a PostgreSQL of their own. What it does is done by the
-functions of the tests; here they run for longer, and their figures are shown. With `--publish` they are written to
-docs/soak.json, and its tables to docs/reliability.md. Ends with 1 when anything was lost or wrong.
+Everything is real, and on this machine: recon processes, and their own PostgreSQL. The soak runs the functions of the
+tests for longer and prints the figures. `--publish` writes them to docs/soak.json, and their tables to
+docs/reliability.md. The exit code is 1 if anything was lost or wrong.
 """
 # ruff: noqa: T201 (it prints)
 
@@ -37,7 +37,7 @@ from tests.harness.reliability_page import FIGURES, PAGE, ROOT, publish, tables
 from tests.harness.shop import driving
 from tests.harness.storm import idle_connections, many_files, probe, storm
 
-NORMAL = 2  # seconds after a storm in which everything must be as before
+MAX_RECOVERY = 2  # seconds after the overload within which latency must be normal again
 SHOWN_EVERY = 10  # seconds between two lines about the load
 MIB = 1024 * 1024
 
@@ -46,16 +46,16 @@ Figures = dict[str, Any]
 
 @dataclass
 class Soak:
-    """One run: what is to be done, and what has been found so far.
+    """One run: its parameters, and what it has found so far.
 
     Attributes
     ----------
-    minutes : what all parts together take, about.
-    faults : names of those that come.
+    minutes : the approximate duration of all parts together.
+    faults : the names of the faults to inject.
     server : the database's server.
     recovery : seconds after the end of a fault in which recon must serve again.
-    figures : what is published.
-    wrong : what was lost, or is wrong in another way; a line each.
+    figures : the figures to publish.
+    wrong : a line for everything that was lost or is wrong.
     """
 
     minutes: float
@@ -66,19 +66,19 @@ class Soak:
     wrong: list[str] = field(default_factory=list)
 
     async def database(self) -> str:
-        """The URL of an empty database."""
+        """Create an empty database and return its URL."""
         name = f"soak_{time.monotonic_ns()}"
         await execute(self.server.url(), f"CREATE DATABASE {name} ENCODING UTF8 TEMPLATE template0")
         return self.server.url(name)
 
-    def found(self, where: str, what: Sequence[str]) -> int:
-        """Note what is wrong; how much it is."""
-        self.wrong += [f"{where}: {each}" for each in what]
-        return len(what)
+    def found(self, where: str, violations: Sequence[str]) -> int:
+        """Note violations, and return their number."""
+        self.wrong += [f"{where}: {each}" for each in violations]
+        return len(violations)
 
 
 async def load(soak: Soak) -> Figures:
-    """A shop's load on two recon processes, in which nothing is broken."""
+    """A shop's load on two recon processes, without faults."""
     url = await soak.database()
     with tempfile.TemporaryDirectory() as folder, recon_processes(Path(folder)) as start:
         processes = [start("--database-url", url) for _ in range(2)]
@@ -93,11 +93,11 @@ async def load(soak: Soak) -> Figures:
                     f"  {seconds:4.0f} s: {history.acknowledged:,} requests acknowledged, recon has {memory[-1]} MiB",
                     flush=True,
                 )
-        said = [event for process in processes for event in process.events() if event["level"] != "info"]
+        logged = [event for process in processes for event in process.events() if event["level"] != "info"]
     wrong = [str(each) for each in check(history, await contacts(url))]
     wrong += [f"not answered: {each}" for each in history.of(Outcome.UNKNOWN)]
     wrong += [f"refused: {each}: {each.status}" for each in history.of(Outcome.REFUSED) if each.status != 400]
-    wrong += [f"log: {event}" for event in said]
+    wrong += [f"log: {event}" for event in logged]
     figures = history.figures()
     return {
         **figures,
@@ -112,7 +112,7 @@ async def load(soak: Soak) -> Figures:
 
 
 def _memory(processes: Sequence[Process]) -> int:
-    """MiB that recon has, per process."""
+    """Return the memory of recon in MiB, the mean of the processes."""
     return round(sum(psutil.Process(each.popen.pid).memory_info().rss for each in processes) / len(processes) / MIB)
 
 
@@ -122,7 +122,7 @@ def _answer_times(history: History) -> Figures:
 
 
 def _checked(soak: Soak, where: str, url: str) -> str:
-    """What `recon check` says of a database."""
+    """Run `recon check` on a database, and return its summary."""
     done = recon("check", "--database-url", url)
     if done.returncode:
         soak.found(where, [f"recon check: {line}" for line in (done.stdout + done.stderr).splitlines()])
@@ -130,14 +130,14 @@ def _checked(soak: Soak, where: str, url: str) -> str:
 
 
 async def faults(soak: Soak) -> Figures:
-    """Each fault, so many rounds of it, while two recon processes are under load."""
+    """Each fault, several times, while two recon processes are under load."""
     rounds = max(1, round(soak.minutes / 2.5))
     figures = {}
     for name in soak.faults:
         print(f"  {name}: ", end="", flush=True)
         try:
             shown = figures[name] = await _fault(soak, name, rounds)
-        except AssertionError as error:  # it has not happened, nobody has noticed, or all is not well again
+        except AssertionError as error:  # the fault had no effect, or recon has not recovered
             soak.found(name, [str(error)])
             print(error, flush=True)
             continue
@@ -154,12 +154,12 @@ async def _fault(soak: Soak, name: str, rounds: int) -> Figures:
         async with fleet(soak.server, Path(folder)) as recons:
             figures = await survived(FAULTS[name], recons, seed=list(FAULTS).index(name), rounds=rounds)
             wrong = list(figures.violations)
-            if figures.until_well > soak.recovery:
-                wrong.append(f"recovered after {figures.until_well:.1f} seconds only")
+            if figures.recovery > soak.recovery:
+                wrong.append(f"recovered after {figures.recovery:.1f} seconds only")
             return {
                 "times": rounds,
                 **figures.load,
-                "until well": round(figures.until_well, 2),
+                "until well": round(figures.recovery, 2),
                 "seen": {key: round(value, 2) for key, value in figures.seen.items()},
                 "violations": soak.found(name, wrong),
                 "check": _checked(soak, name, recons.database_url),
@@ -167,7 +167,7 @@ async def _fault(soak: Soak, name: str, rounds: int) -> Figures:
 
 
 async def overload(soak: Soak, connections: int = 2000, idle: int = 10_000) -> Figures:
-    """Far more than one recon can carry, from 2,000 connections; and 10,000 that do nothing."""
+    """Far more requests than one recon can serve, from 2,000 connections; then 10,000 idle connections."""
     url = await soak.database()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -182,17 +182,17 @@ async def overload(soak: Soak, connections: int = 2000, idle: int = 10_000) -> F
         filed = {row["email"] for row in await fetch(url, "SELECT email FROM contact")}
         lost = [f"lost: {email} was acknowledged" for email in came.emails if email not in filed]
         wrong = [*lost, *(f"{count} times {what}" for what, count in came.others.items())]
-        if came.until_normal > NORMAL:
-            wrong.append(f"as before after {came.until_normal:.1f} seconds only")
+        if came.until_normal > MAX_RECOVERY:
+            wrong.append(f"latency was normal again only after {came.until_normal:.1f} seconds")
         print(f"  storm: {came.offered:,} requests, {came.accepted:,} accepted, {came.refused:,} refused", flush=True)
 
         quiet = _memory([process])
         idle = min(idle, files - 500)
         with idle_connections(process.port, idle):
-            looks = [await probe(process.port) for _ in range(100)]
+            probes = [await probe(process.port) for _ in range(100)]
             crowded = _memory([process])
-        wrong += [f"idle connections: answered {status}" for status, _ in looks if status != 200]
-        slowest = max(seconds for _, seconds in looks)
+        wrong += [f"idle connections: answered {status}" for status, _ in probes if status != 200]
+        slowest = max(seconds for _, seconds in probes)
         print(f"  {idle:,} idle connections: others are answered in {slowest * 1000:.0f} ms at most", flush=True)
     return {
         "connections": came.connections,
@@ -221,7 +221,7 @@ async def overload(soak: Soak, connections: int = 2000, idle: int = 10_000) -> F
 
 
 async def fuzz(soak: Soak) -> Figures:
-    """Rubbish, by the API's document and on the socket, other inputs each time."""
+    """Malformed input, by the OpenAPI document and on the socket; other inputs each time."""
     seconds = max(1, round(60 * soak.minutes * 0.1))  # for each half
     running = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "--quiet", "--capture=no", "--no-header", "tests/reliability/test_fuzz.py"),
@@ -247,7 +247,7 @@ async def fuzz(soak: Soak) -> Figures:
 
 
 def tried(output: str) -> dict[str, int]:
-    """How many inputs the fuzz says that it has tried, by what it tried them on; the last says all."""
+    """Parse how many inputs the fuzzing reports to have tried, by target; the last line about a target counts."""
     return {what: int(count) for what, count in re.findall(r"^fuzz: (.+?): inputs tried: (\d+)", output, re.MULTILINE)}
 
 
@@ -255,7 +255,7 @@ PARTS: dict[str, Callable[[Soak], Any]] = {"load": load, "faults": faults, "stor
 
 
 async def run(soak: Soak, parts: Sequence[str]) -> None:
-    """Do these parts, one after another, and take down what they come to."""
+    """Run these parts one after another, and note their figures."""
     started = time.monotonic()
     soak.figures |= await _about(soak)
     for name in parts:
@@ -286,23 +286,23 @@ async def _about(soak: Soak) -> Figures:
 
 
 @click.command(help=(__doc__ or "").split("\n\n")[0])
-@click.option("--minutes", default=10.0, show_default=True, help="What it all takes, about; a minute at the least.")
-@click.option("--only", type=click.Choice([*PARTS]), multiple=True, help="A part, again for several; all by default.")
-@click.option("--fault", type=click.Choice([*FAULTS]), multiple=True, help="The same for the faults.")
+@click.option("--minutes", default=10.0, show_default=True, help="Approximate duration; at least a minute.")
+@click.option("--only", type=click.Choice([*PARTS]), multiple=True, help="Run this part only; may be repeated.")
+@click.option("--fault", type=click.Choice([*FAULTS]), multiple=True, help="Inject this fault only; may be repeated.")
 @click.option(
-    "--recovery", default=5.0, show_default=True, help="Seconds after a fault's end in which recon must serve again."
+    "--recovery", default=5.0, show_default=True, help="Maximum seconds from a fault's end until recon serves again."
 )
 @click.option(
     "--publish",
     "to_page",
     is_flag=True,
-    help="When nothing is wrong, write docs/soak.json, and its tables to docs/reliability.md.",
+    help="If nothing is wrong, write docs/soak.json, and its tables to docs/reliability.md.",
 )
 def main(minutes: float, only: Sequence[str], fault: Sequence[str], recovery: float, *, to_page: bool) -> None:
-    """Run, show the figures, and say what was lost."""
+    """Run recon under load and faults; print the figures, and everything that was lost or wrong."""
     if to_page and (only or fault):
-        raise click.UsageError("only what a whole run has found is published")
-    # Not below a folder that is closed to other users, of whom the server is one.
+        raise click.UsageError("--publish needs a whole run: leave out --only and --fault")
+    # Not below a folder that is closed to other users: the server may run as another user.
     with tempfile.TemporaryDirectory(prefix="recon-soak-") as folder, postgres(Path(folder)) as server:
         soak = Soak(minutes, fault or [*FAULTS], server, recovery)
         asyncio.run(run(soak, only or [*PARTS]))

@@ -1,9 +1,9 @@
-"""A storm of requests on one recon from many connections at once, beyond what it can carry, and what became of it.
+"""Overload: more requests on many connections than one recon can serve, and the figures of its responses.
 
     figures = await storm(process.port, process.popen.pid, connections=2000, seconds=5)
 
-Each connection sends its next request as soon as the one before is answered, and a refused one at once
-again: nobody waits the second that Retry-After asks for.
+Each connection sends its next request as soon as the one before is answered, also after a refusal: the
+clients ignore Retry-After.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import psutil
 
 @dataclass
 class Figures:
-    """What became of a storm. Latencies in seconds, memory in bytes."""
+    """The figures of a storm. Latencies in seconds, memory in bytes."""
 
     connections: int = 0
     offered: int = 0
@@ -36,16 +36,16 @@ class Figures:
     longest: float = 0
     refused_p99: float = 0
     newcomer: float = 0
-    """The longest that somebody with a new connection waited for an answer, whatever it was."""
+    """The longest time that a request on a new connection waited for a response of any status."""
     highest_memory: int = 0
     until_normal: float = 0
     """Seconds from the storm's end until a lone request is answered with 200 in a tenth of a second."""
     emails: list[str] = field(default_factory=list, repr=False)
-    """What was answered with 200, to be looked for in the database."""
+    """The emails that were answered with 200, to check that the database has them."""
 
 
 class _Client(asyncio.Protocol):
-    """One connection that always has one request under way."""
+    """One connection that always has one request in progress."""
 
     def __init__(self, name: str, storm: "_Storm") -> None:
         self._name = name
@@ -114,13 +114,13 @@ class _Storm:
 
 
 async def storm(port: int, pid: int, *, connections: int = 2000, seconds: float = 5, ramp: float = 1) -> Figures:
-    """Send from so many connections for so long; `pid` is the recon whose memory is watched, its workers included."""
+    """Send requests without pause; `pid` is the recon process whose memory is measured, its workers included."""
     loop = asyncio.get_running_loop()
     storm = _Storm()
     figures = storm.figures
     watching = [asyncio.create_task(_watch_memory(pid, figures)), asyncio.create_task(_newcomers(port, figures))]
     started = time.perf_counter()
-    # A hundred at a time: what is tried here is many requests, not many handshakes.
+    # A hundred at a time: this tests many requests, not many handshakes.
     for first in range(0, connections, 100):
         numbers = range(first, min(first + 100, connections))
         made = [loop.create_connection(lambda n=n: _Client(f"{n}", storm), "127.0.0.1", port) for n in numbers]
@@ -136,7 +136,7 @@ async def storm(port: int, pid: int, *, connections: int = 2000, seconds: float 
         task.cancel()
     figures.until_normal = await _until_normal(port)
     async with asyncio.timeout(30):
-        while storm.open:  # each has its last request answered
+        while storm.open:  # until the last request of each is answered
             await asyncio.sleep(0.01)
     if storm.latencies:
         figures.median = statistics.median(storm.latencies)
@@ -166,7 +166,7 @@ async def _newcomers(port: int, figures: Figures) -> None:
 
 
 async def probe(port: int, said: bytes = b'{"email": "probe@storm.example"}') -> tuple[int, float]:
-    """The status of one request on a connection of its own, and the seconds that it took."""
+    """Send a request on a new connection; return the status and the seconds until the response."""
     started = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -180,7 +180,7 @@ async def probe(port: int, said: bytes = b'{"email": "probe@storm.example"}') ->
 
 @contextmanager
 def many_files() -> Iterator[int]:
-    """Let this process, the client of all, open as many files as it may meanwhile; so many."""
+    """Raise this process's limit of open files to the maximum meanwhile, and yield it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else 65_536
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -192,7 +192,7 @@ def many_files() -> Iterator[int]:
 
 @contextmanager
 def idle_connections(port: int, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections that say nothing."""
+    """Open connections that send nothing."""
     with ExitStack() as stack:
         yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5)) for _ in range(count)]
 

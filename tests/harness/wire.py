@@ -1,7 +1,7 @@
-"""Rubbish for the socket: requests of every kind, bent in every way, as hypothesis strategies.
+"""Malformed input for the socket: mutated requests of every kind, as hypothesis strategies.
 
-Bytes that are merely random die at the first line. So a case is one or more whole requests, most of them good, that
-are bent a little somewhere: it gets as far as each of its parts lets it.
+Merely random bytes already fail at the first line. So a case is one or more whole requests, most of them valid, with
+a few mutations: it reaches the code that parses the later parts.
 """
 
 import gzip
@@ -13,26 +13,26 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-# Stands in identifiers, paths, headers and wherever else text goes. Nobody is ever told what somebody sent.
+# Part of identifiers, paths, headers and all other text. No response and no log line may quote it.
 MARK = "m4rk"
-# In a request this becomes a number that no other request has, so that whose row is whose can be told.
+# Replaced in each request by a unique number, so that each row can be assigned to its request.
 NUMBER = b"@0000000@"
 
 
-# So begin identifiers that are in what is a body to every careful reader, and a request to a careless one.
+# The beginning of identifiers in a body that looks like a request (request smuggling): recon must not execute it.
 HIDDEN = "hidden"
 
 
 @dataclass
 class Case:
-    """What one connection sends, cut at some places; `good` is how many requests it has, when all of them are good."""
+    """The bytes that one connection sends, and where to cut them; `good` is the number of requests if all are valid."""
 
     wire: bytes
     cuts: list[int]
     good: int = 0
 
     def pieces(self, wire: bytes) -> list[bytes]:
-        """The pieces of what is really sent."""
+        """Cut the bytes that are really sent into pieces."""
         return [wire[start:end] for start, end in pairwise(sorted({0, len(wire), *self.cuts}))]
 
 
@@ -104,7 +104,7 @@ def _bomb(kind: str) -> bytes:
     return gzip.compress(much) if kind == "gzip" else zlib.compress(much)
 
 
-# How a body is sent. Each takes the body and gives it with the headers that (rightly or wrongly) tell its length.
+# The framing of a body: the body as sent, with headers that give its length, correctly or not.
 
 
 def _chunks(body: bytes, sizes: list[int], extension: bytes, trailer: bytes) -> bytes:
@@ -274,7 +274,7 @@ def _request(draw: st.DrawFn) -> bytes:
 
 
 def post(body: bytes) -> bytes:
-    """A good request with a body."""
+    """A valid request with a body."""
     head = b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     return head % len(body) + body
 
@@ -289,7 +289,7 @@ _HIDDEN_REQUEST = post(b'{"email": "%s-%s"}' % (HIDDEN.encode(), NUMBER))
 
 @st.composite
 def _hiding(draw: st.DrawFn) -> bytes:
-    """A request whose body is a good request, and whose headers tell its length rightly or in two ways."""
+    """A request whose body is a valid request, and whose headers give its length correctly or ambiguously."""
     length, chunked = b"Content-Length: %d" % len(_HIDDEN_REQUEST), b"Transfer-Encoding: chunked"
     lengths = draw(
         st.sampled_from(
@@ -310,7 +310,7 @@ def _hiding(draw: st.DrawFn) -> bytes:
     return b"\r\n".join([b"%s %s HTTP/1.1" % (method, target), *others, *lengths, b"", body])
 
 
-# Bends
+# Mutations
 
 _PIECES = st.binary(min_size=1, max_size=8) | st.sampled_from(
     [
@@ -322,9 +322,9 @@ _PIECES = st.binary(min_size=1, max_size=8) | st.sampled_from(
 
 
 @st.composite
-def _bent(draw: st.DrawFn, wire: bytes) -> bytes:
+def _mutated(draw: st.DrawFn, wire: bytes) -> bytes:
     for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2, 3]))):
-        # The head is short and the body may be long: as many bends for one as for the other.
+        # The head is short and the body may be long: mutate both equally often.
         within = draw(st.sampled_from([40, 250, len(wire)]))
         start = draw(st.integers(0, min(within, len(wire))))
         end = start + draw(st.sampled_from([0, 0, 1, 2, 10]))
@@ -343,7 +343,7 @@ def _bent(draw: st.DrawFn, wire: bytes) -> bytes:
 
 @st.composite
 def _cases(draw: st.DrawFn) -> Case:
-    kind = draw(st.sampled_from(["good", "random", "hidden", *["bent"] * 12]))
+    kind = draw(st.sampled_from(["good", "random", "hidden", *["mutated"] * 12]))
     good = draw(st.integers(1, 3)) if kind == "good" else 0
     if kind == "good":
         wire = GOOD_REQUEST * good
@@ -353,7 +353,7 @@ def _cases(draw: st.DrawFn) -> Case:
         wire = draw(_hiding())
     else:
         some = _request() | _request() | st.just(GOOD_REQUEST) | st.sampled_from(_READS)
-        wire = draw(_bent(b"".join(draw(st.lists(some, min_size=1, max_size=3)))))
+        wire = draw(_mutated(b"".join(draw(st.lists(some, min_size=1, max_size=3)))))
     return Case(wire, draw(st.lists(st.integers(0, len(wire)), max_size=2)), good)
 
 

@@ -19,7 +19,7 @@ from recon.database.transactions import Connection, Database
 from recon.errors import Unavailable
 from recon.settings import DatabaseSettings
 from tests.harness.databases import execute, fetch
-from tests.harness.faults import FAULTS, REQUESTS, Fleet, fleet, survived, until_well
+from tests.harness.faults import FAULTS, REQUESTS, Fleet, fleet, survived, until_recovered
 from tests.harness.postgres import Cut, Postgres, postgres, suspended
 from tests.harness.processes import OUTAGE, Process, StartRecon
 
@@ -53,7 +53,7 @@ async def test_survived(name: str, recons: Fleet) -> None:
 
     assert figures.violations == []
     assert figures.load["requests"] > REQUESTS * ROUNDS
-    assert figures.until_well < WELL
+    assert figures.recovery < WELL
 
 
 SAID = {"email": "lorraine@hillvalley.edu", "phoneNumber": "123456"}
@@ -100,7 +100,7 @@ async def test_starting_before_the_server(server: Postgres, start_recon: StartRe
     finally:
         server.start()
 
-    assert await until_well([process.url for process in processes]) < WELL
+    assert await until_recovered([process.url for process in processes]) < WELL
     for process, (_, workers) in zip(processes, forms, strict=True):
         async with asyncio.timeout(WELL):
             while _said(process, "recon can use the database now") < int(workers):
