@@ -23,16 +23,16 @@ from bench.report.results import Profile, Results, Series
 from bench.systems import postgres
 
 RESULTS = Path(__file__).with_name("results")
-OVERHEAD = 5  # seconds that a series takes beside its load: database, start, checks
+OVERHEAD = 5  # seconds that a series takes in addition to its load: database, start, checks
 OVERHEAD_MILLION = 15  # the same with a million contacts to check
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--quick", is_flag=True, help="One round of short series, for trying; of no other use.")
+@click.option("--quick", is_flag=True, help="One round of short series, to try the benchmark only.")
 @click.option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="How often each is measured.")
 @click.option("--seconds", type=click.IntRange(2, 300), default=15, show_default=True, help="Load of each series.")
 @click.option(
-    "--warm-up", type=click.IntRange(1, 60), default=5, show_default=True, help="Seconds of load before each."
+    "--warm-up", type=click.IntRange(1, 60), default=5, show_default=True, help="Seconds of warm-up before each."
 )
 @click.option(
     "--only",
@@ -47,14 +47,14 @@ OVERHEAD_MILLION = 15  # the same with a million contacts to check
     show_default="bench/results",
     help="Folder for results.json, README.md and results.png.",
 )
-@click.option("--list", "only_list", is_flag=True, help="List the series of a run and end.")
+@click.option("--list", "only_list", is_flag=True, help="List the series of a run and exit.")
 @click.option(
     "--profile",
     "only_profile",
     is_flag=True,
-    help="Only see where the time goes, and add that to the folder's results.",
+    help="Measure only the profile (where the time goes), and add it to the folder's results.",
 )
-@click.option("--redraw", is_flag=True, help="Write page and plot again from the folder's results.json and end.")
+@click.option("--redraw", is_flag=True, help="Write page and plot again from the folder's results.json and exit.")
 def main(
     *,
     quick: bool,
@@ -70,7 +70,7 @@ def main(
     """Compare recon with one transaction per request, the raw database and a handler with no database.
 
     Everything runs on this machine, one series after another, each with a PostgreSQL database of its
-    own. Nothing else should run meanwhile. The exit code is 1 when a series failed: wrong rows, wrong
+    own. Nothing else should run on the machine meanwhile. The exit code is 1 if a series failed: wrong rows, wrong
     answers, violated invariants. A target that is not met does not fail. A run of all series ends with the
     profile: where the time goes.
     """
@@ -108,7 +108,7 @@ def main(
 
 @contextmanager
 def _failing_clearly() -> Iterator[None]:
-    """End with one line, not a traceback, for what can go wrong outside, and when interrupted."""
+    """End with one line instead of a traceback for failures outside the benchmark, and when interrupted."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _end)
     try:
@@ -117,12 +117,12 @@ def _failing_clearly() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo()
-        raise click.ClickException("ended early; nothing was written") from None
+        raise click.ClickException("interrupted; nothing was written") from None
 
 
 @contextmanager
 def _database() -> Iterator[tuple[postgres.Postgres, Path]]:
-    """The database server of the run, and a folder for logs and the like."""
+    """The database server of the run, and a folder for logs and other files."""
     with tempfile.TemporaryDirectory(prefix="recon-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with postgres.running(folder / "database") as server:
@@ -132,10 +132,10 @@ def _database() -> Iterator[tuple[postgres.Postgres, Path]]:
 def _measure(
     cases: list[Case], times: one_series.Times, rounds: int, server: postgres.Postgres, folder: Path
 ) -> Results:
-    """Run all series, telling of each as it ends."""
+    """Run all series, and print each when it has ended."""
     started = time.monotonic()
     expected = sum(_expected(case, times) for case in cases)
-    click.echo(f"{len(cases)} series, about {_minutes(expected)}; leave the machine alone meanwhile")
+    click.echo(f"{len(cases)} series, about {_minutes(expected)}; run nothing else on the machine meanwhile")
     results = Results(
         started=datetime.now(UTC),
         rounds=rounds,
@@ -149,7 +149,7 @@ def _measure(
         begun = time.monotonic()
         series: Series = one_series.run(case, times, server, folder)
         results.series.append(series)
-        # What is left is scaled by how the estimates have been so far.
+        # The estimate of the rest is scaled by the error of the estimates so far.
         so_far = sum(_expected(done, times) for done in cases[:number])
         left = (expected - so_far) * (time.monotonic() - started) / so_far
         click.echo(f"{page.line(series)}  [{time.monotonic() - begun:.0f} s; {_minutes(left)} left]")
@@ -158,8 +158,8 @@ def _measure(
 
 
 def _profile(server: postgres.Postgres, folder: Path, *, quick: bool) -> Profile:
-    """See where the time goes, telling of each series as it ends."""
-    click.echo("the profile: two minutes in which the machine should be left alone")
+    """Measure where the time goes, and print each series when it has ended."""
+    click.echo("the profile: about two minutes; run nothing else on the machine meanwhile")
     seconds, warm_up = (2, 1) if quick else (5, 2)
     return measure.measure(
         one_series.Times(warm_up, seconds, memory=0),
@@ -174,7 +174,7 @@ def _expected(case: Case, times: one_series.Times) -> int:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004 (below, seconds say more)
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"  # noqa: PLR2004 (below, seconds are more exact)
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:

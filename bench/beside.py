@@ -1,8 +1,8 @@
-"""How much of their rate other clients keep beside a disturbance: a locked row, clients that read a large identity.
+"""The rate of other clients during a disturbance: a locked row, clients that read or extend a large identity.
 
 .venv/bin/python -m bench.beside
 
-Each disturbance is measured in turn with the same load undisturbed, and the ratio of the two is printed.
+Each disturbance is measured in turn with the same undisturbed load. The ratio of the two rates is printed.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from recon.sql import invariants
 CONNECTIONS = 64
 WIDTH = 100  # characters of each email of a large identity
 TIMEOUT = 30  # seconds to wait for an answer
-PHONE = "+999999"  # of the identity that the disturbance is about; no other has it
+PHONE = "+999999"  # of the identity that the disturbance uses; no other identity has it
 PRIMARY = "INSERT INTO contact (email, phone_number) VALUES ('disturbing-1', $1) RETURNING id"
 SECONDARIES = """
 INSERT INTO contact (email, phone_number, linked_id, link_precedence)
@@ -47,7 +47,7 @@ class Client(Meanwhile):
         self._pause = pause
 
     def run(self) -> None:
-        """Ask until it is over."""
+        """Send requests until the end."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT)
         number = 0
         while not self._over.wait(self._pause):
@@ -93,12 +93,12 @@ def _one_writer(port: int, _database_url: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """What goes on beside the load, and what the others keep of their rate at least (None: no target)."""
+    """A disturbance of the load, and the least share of the rate that other clients must keep (None: no target)."""
 
     title: str
     workload: str
-    contacts: int  # of the identity that it is about
-    going_on: Callable[[int, str], object]
+    contacts: int  # of the identity that it uses
+    disturb: Callable[[int, str], object]
     target: float | None
 
 
@@ -120,19 +120,19 @@ async def _seed(url: str, contacts: int) -> None:
 
 
 def _rate(disturbance: Disturbance, server: postgres.Postgres, folder: Path, seconds: int, *, disturbed: bool) -> float:
-    """Requests a second of the others."""
+    """Measure the requests per second of the other clients."""
     workload = WORKLOADS[disturbance.workload]
     url = server.fresh(workload.people)
     asyncio.run(_seed(url, disturbance.contacts))
     with serving(SYSTEMS["recon"], url, folder / "system.log") as recon, ExitStack() as stack:
         if disturbed:
-            stack.enter_context(disturbance.going_on(recon.port, url))  # type: ignore[arg-type]
+            stack.enter_context(disturbance.disturb(recon.port, url))  # type: ignore[arg-type]
         done = wrk.run(
             recon.port,
             workload.requests,
             people.MEASURED,
             first=1,
-            known=workload.met,
+            known=workload.used,
             connections=CONNECTIONS,
             seconds=seconds,
         )
@@ -146,7 +146,7 @@ def _rate(disturbance: Disturbance, server: postgres.Postgres, folder: Path, sec
 @click.option("--rounds", type=click.IntRange(1, 20), default=5, show_default=True, help="How often each is measured.")
 @click.option("--seconds", type=click.IntRange(2, 60), default=5, show_default=True, help="Load of each series.")
 def main(*, rounds: int, seconds: int) -> None:
-    """Measure how much of their rate other clients keep beside a disturbance."""
+    """Measure how much of their rate other clients keep during a disturbance."""
     rows = []
     with (
         tempfile.TemporaryDirectory(prefix="recon-bench-", ignore_cleanup_errors=True) as name,

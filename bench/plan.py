@@ -1,4 +1,4 @@
-"""Which series there are, and in which order."""
+"""The series of a run, and their order."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,7 +9,7 @@ _SERVERS = ("handler", "recon", "recon-2", "plain")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One series to be."""
+    """A series to run."""
 
     round: int
     workload: str
@@ -18,7 +18,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What --only matches."""
+        """The name that --only matches."""
         return f"{self.workload}/{self.system}/{self.connections}"
 
     def matches(self, pattern: str) -> bool:
@@ -31,8 +31,8 @@ class Case:
 def cases(rounds: int, only: tuple[str, ...]) -> list[Case]:
     """All series of a run.
 
-    What a target compares stands close together, and every second round goes backwards, so that a machine
-    that gets slower or faster meanwhile favours nobody.
+    Series that a target compares are close together, and every second round is in reverse order, so that a machine
+    that gets slower or faster meanwhile favours no system.
     """
     plan: list[Case] = []
     for number in range(1, rounds + 1):

@@ -1,4 +1,4 @@
-"""One series from start to end: an empty database, a warm-up, the load, and whether all is right afterwards."""
+"""One series from start to end: an empty database, a warm-up, the load, and the checks afterwards."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from bench.systems.processes import SYSTEMS, Server, SystemFailed, serving
 from recon.quantities import quantity
 from recon.sql import invariants
 
-LOG = "system.log"  # what the system of a series says, in the folder
+LOG = "system.log"  # the file with the output of a series' system, in the folder
 VIOLATIONS_SHOWN = 3
-Watching = Callable[[Server], AbstractContextManager[object]]  # what looks on while the load is measured
+Watching = Callable[[Server], AbstractContextManager[object]]  # measures while the load runs
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How long things take, in seconds."""
+    """The durations of warm-up and load, in seconds."""
 
     warm_up: int
     series: int
@@ -42,7 +42,7 @@ class Times:
 
 
 def run(case: Case, times: Times, postgres: Postgres, folder: Path, watching: Watching = nullcontext) -> Series:
-    """One series; what goes wrong in it is in its `problems`. Logs and the like go to `folder`."""
+    """Run a series. Its failures are in its `problems`; logs and other files go to `folder`."""
     system, workload = SYSTEMS[case.system], WORKLOADS[case.workload]
     series = Series(round=case.round, workload=case.workload, system=case.system, connections=case.connections)
     try:
@@ -75,7 +75,7 @@ def _pgbench(series: Series, seconds: tuple[int, int], postgres: Postgres, folde
     series.retries = raw.retries / max(1, raw.requests)
     _note(series, raw)
     done = first.requests + raw.requests
-    added = Range(done, done + 2 * clients)  # the transactions under way when time was up
+    added = Range(done, done + 2 * clients)  # at most one transaction per client was in progress at the end of each run
     _verify(series, postgres, rawdb.ROWS, Growth(added, added))
 
 
@@ -123,8 +123,8 @@ def _load(server: Server, workload: Workload, space: str, connections: int, seco
         server.port,
         workload.requests,
         space,
-        first=workload.met + 1 if workload.apart and space == people.MEASURED else 1,
-        known=workload.met,
+        first=workload.used + 1 if workload.apart and space == people.MEASURED else 1,
+        known=workload.used,
         connections=connections,
         seconds=seconds,
     )
@@ -153,7 +153,7 @@ def _note_figures(series: Series, before: dict[str, float], after: dict[str, flo
 
 
 def _verify(series: Series, postgres: Postgres, before: int, expected: Growth) -> None:
-    """Hold the table against what must be in it, and have it checked for broken invariants."""
+    """Compare the numbers of rows in the table with the expected ones, and check the invariants."""
     contacts, primaries = postgres.counts()
     series.contacts = contacts
     for name, found, added in (
@@ -162,7 +162,7 @@ def _verify(series: Series, postgres: Postgres, before: int, expected: Growth) -
     ):
         right = added + Range(before, before)
         if found not in right:
-            series.problems.append(f"{found:,} {name} in the table and not {right}")
+            series.problems.append(f"{found:,} {name} in the table instead of {right}")
     violations, _ = asyncio.run(invariants.check(postgres.url()))
     if violations:
         series.problems += [f"{quantity(len(violations), 'violation')} of invariants", *violations[:VIOLATIONS_SHOWN]]

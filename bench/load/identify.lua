@@ -1,24 +1,24 @@
--- The load, for wrk: POST /identify with customers of one workload, and what came of it as JSON.
+-- The load, for wrk: POST /identify with the customers of one workload; prints the figures as JSON.
 --
 --     wrk -t1 ... -s identify.lua http://127.0.0.1:PORT/identify -- WORKLOAD SPACE FIRST KNOWN
 --
 -- WORKLOAD  new, known or mix
--- SPACE     the digit of the numbers that this run may use up (see people.py)
--- FIRST     number of the first of the customers that are there before and that this run may meet
--- KNOWN     how many they are
+-- SPACE     the first digit of the spaces from which this run takes new numbers (see people.py)
+-- FIRST     number of the first stored customer that this run may use
+-- KNOWN     how many stored customers it may use
 --
--- For one thread: its counters are the whole truth about what was sent. One thread of wrk builds and
--- sends several times what an aiohttp process answers.
+-- For one thread only, so that its counters cover everything that was sent. One thread of wrk builds and
+-- sends several times as many requests as an aiohttp process answers.
 
 local PRIME, EMAIL_START, PHONE_START = 29999999, 7000000, 19000000
-local LAG = 1000 -- customers of this run are met as known ones once so many more have come after them
+local LAG = 1000 -- customers of this run count as known after so many later ones
 
 local random, format = math.random, string.format
 local workload, space, first, known
 local head
-local people = 0 -- new customers that this run has brought
-local fresh = 0 -- new identifiers that it has given to known ones
-local joined = 0 -- customers that it has joined, from the oldest on, two at a time, each once
+local people = 0 -- new customers of this run
+local fresh = 0 -- new identifiers of known customers
+local joined = 0 -- customers that were merged, from the oldest on, in pairs, each once
 
 sent = { known = 0, new = 0, extended = 0, joined = 0 } -- global, for done() to fetch from the thread
 
@@ -46,7 +46,7 @@ local function post(said_email, said_phone)
   return head .. said_email .. '","phoneNumber":"' .. said_phone .. '"}'
 end
 
--- The space and number of the customer in this place: those there before, then those of this run.
+-- The space and number of the customer at this index: the stored ones first, then those of this run.
 local function customer(place)
   if place <= known then
     return "00", first + place - 1
@@ -54,7 +54,7 @@ local function customer(place)
   return space .. "0", place - known
 end
 
--- How many customers are there for certain, all that concerns them being answered long ago.
+-- How many customers are certainly stored, because their requests were answered long ago.
 local function settled()
   return known + math.max(0, people - LAG)
 end
@@ -127,7 +127,7 @@ function init(args)
   end
 end
 
-function request() end -- wrk wants to see one before init has run
+function request() end -- wrk checks for it before init has run
 
 function done(summary, latency)
   local counted = threads[1]:get("sent")

@@ -1,24 +1,24 @@
-"""Who the customers are: each number of a space is a person with an email and a phone.
+"""The customers: each number of a space is a person with an email and a phone number.
 
-`identify.lua` says the same for the load, and pgbench's function in `rawdb` for the raw database.
-Numbers that follow one another land far apart in the indexes, as the identifiers of real customers
-do, and no two on the same spot.
+`identify.lua` computes the same for the load, and pgbench's function in `rawdb` for the raw database.
+Successive numbers have identifiers that are far apart in the indexes, as those of real customers are.
+No two numbers have the same identifiers.
 """
 
-# The cubes modulo a prime that is 2 modulo 3 are all different, and in no order to speak of. Below
+# The cubes modulo a prime that is 2 modulo 3 are all different, and nearly random in order. Below
 # 2^26.5, so that Lua's doubles hold each product exactly.
 PRIME = 29_999_999
 EMAIL_START, PHONE_START = 7_000_000, 19_000_000  # so that a person's email and phone are unrelated
 
-# The spaces that numbers are taken from, two digits each, so that no two sources ever say the same.
-SEEDED = "00"  # there before the series
-WARM_UP, MEASURED = "1", "2"  # with 0 behind it people, with 1 behind it new identifiers of known people
+# The spaces of the numbers, two digits each. Two sources of load never share one.
+SEEDED = "00"  # stored before the series
+WARM_UP, MEASURED = "1", "2"  # followed by 0: people; followed by 1: new identifiers of known people
 PROBE = "30"
 RAW_SEEDED, RAW_WARM_UP, RAW_MEASURED = "40", "41", "42"
 
 
 def scattered(number: int, start: int) -> int:
-    """One of eight digits for each number below PRIME."""
+    """Map each number below PRIME to a different one of up to eight digits."""
     value = (number + start) % PRIME
     return value * value % PRIME * value % PRIME
 
@@ -29,5 +29,5 @@ def email(space: str, number: int) -> str:
 
 
 def phone(space: str, number: int) -> str:
-    """The phone of a person, as they write it."""
+    """The phone number of a person, as sent."""
     return f"+1{scattered(number, PHONE_START):08d}{space}"

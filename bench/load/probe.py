@@ -1,4 +1,4 @@
-"""One more client during each series, a slow one, that compares each answer that it gets with a model of the rules."""
+"""An additional slow client during each series, which compares each of its answers with a model of the rules."""
 
 import http.client
 import json
@@ -16,16 +16,16 @@ INTERVAL = 0.1  # seconds between requests: under a thousandth of the load
 TIMEOUT = 10  # seconds to wait for an answer
 SHOWN = 3  # wrong answers that are described
 HTTP_OK = 200
-NO_ID = 0  # of a contact that recon should have added and did not; no contact has it
+NO_ID = 0  # stands for a contact that recon should have added and did not; no contact has this id
 
 Identity = dict[str, Any]
 
 
 class Expected:
-    """What recon must answer about a few people that no other client sends.
+    """The right answers about a few people about whom no other client sends requests.
 
-    It asks the model of the tests, which shares no code with recon: so a mistake in recon's rules is not
-    repeated in the check. The model numbers contacts from 1; their ids in the table are learnt from the answers.
+    They come from the model of the tests, which shares no code with recon, so the check does not repeat a mistake in
+    recon's rules. The model numbers contacts from 1; their ids in the table are taken from the answers.
     """
 
     def __init__(self, stored: dict[int, Said] | None = None) -> None:
@@ -37,12 +37,12 @@ class Expected:
 
     @property
     def size(self) -> tuple[int, int]:
-        """How many contacts there are, and how many of them are primaries."""
+        """The number of contacts, and of primaries among them."""
         links = [linked_id for *_, linked_id in self._model.table()]
         return len(links), links.count(None)
 
     def answer(self, said: Said, given: Identity) -> Identity:
-        """The right answer to a request; `given` is recon's, which has the id of a new contact."""
+        """Return the right answer to a request. `given` is recon's answer, which has the id of a new contact."""
         right: Identity = self._model.identify(said)
         if len(self._model.rows) > len(self._ids):
             named = [given.get("primaryContactId"), *given.get("secondaryContactIds", ())]
@@ -56,17 +56,16 @@ class Expected:
 
 
 class Probe(Meanwhile):
-    """Sends requests from entering to leaving, and remembers which answers were wrong.
+    """Sends requests while its context is open, and counts wrong answers.
 
-    With a workload that writes, it goes through the rules with people of its own: new, repeated,
-    extended, found by the new phone, merged with another. With one that does not, it asks for people
-    stored before.
+    With a workload that writes, it goes through the rules with its own people: new, repeated, extended, found by the
+    new phone number, merged with another person. Otherwise it requests people that were stored before.
 
     Attributes
     ----------
-    answers : how many were checked.
-    errors : how many requests were not answered 200.
-    wrong : how many answers were wrong; `examples` says how the first were.
+    answers : the number of checked answers.
+    errors : the number of requests without a 200.
+    wrong : the number of wrong answers; `examples` describes the first ones.
     """
 
     def __init__(self, port: int, workload: Workload) -> None:
@@ -79,14 +78,14 @@ class Probe(Meanwhile):
 
     @property
     def growth(self) -> Growth:
-        """By how much it has made the table grow; of each request that failed nobody knows."""
+        """By how much its requests made the table grow; the effect of a failed request is unknown."""
         return Growth(
             Range(self._rows, self._rows + self.errors),
             Range(self._primaries - self.errors, self._primaries + self.errors),
         )
 
     def run(self) -> None:
-        """Ask until it is over."""
+        """Send requests until the end."""
         rounds = self._rules if self._workload.changes else self._seeded
         for number in count(1):
             try:
@@ -103,7 +102,7 @@ class Probe(Meanwhile):
         """One customer stored before, whose number is the id of the contact."""
         who = random.randint(1, self._workload.people)  # noqa: S311 (a choice, not a secret)
         said = people.email(people.SEEDED, who), people.phone(people.SEEDED, who)
-        self._ask(Expected({who: said}), said)
+        self._send(Expected({who: said}), said)
         yield
 
     def _rules(self, number: int) -> Iterator[None]:
@@ -122,10 +121,10 @@ class Probe(Meanwhile):
             (email, other_phone),  # merged
             (other_email, None),  # found by what the other one brought
         ):
-            self._ask(expected, said)
+            self._send(expected, said)
             yield
 
-    def _ask(self, expected: Expected, said: Said) -> None:
+    def _send(self, expected: Expected, said: Said) -> None:
         given = self._post(said)
         contacts, primaries = expected.size
         right = expected.answer(said, given)
@@ -135,7 +134,7 @@ class Probe(Meanwhile):
         if given != right:
             self.wrong += 1
             if self.wrong <= SHOWN:
-                self.examples.append(f"wrong answer: {given} and not {right}")
+                self.examples.append(f"wrong answer: {given} instead of {right}")
 
     def _post(self, said: Said) -> Identity:
         body = json.dumps(dict(zip(("email", "phoneNumber"), said, strict=True)))

@@ -1,4 +1,4 @@
-"""What processes use of the machine: CPU time and memory."""
+"""The CPU time and memory of processes."""
 
 import threading
 from contextlib import suppress
@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 import psutil
 
-INTERVAL = 1.0  # seconds between looks at the memory
+INTERVAL = 1.0  # seconds between samples of the memory
 MIB = 1024 * 1024
 
 
@@ -17,7 +17,7 @@ class Cpu(NamedTuple):
     kernel: float
 
     def since(self, before: "Cpu") -> "Cpu":
-        """What was used from then to now."""
+        """Return the CPU time since an earlier sample."""
         return Cpu(self.user - before.user, self.kernel - before.kernel)
 
 
@@ -27,10 +27,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 def cpu_of(pid: int) -> Cpu:
-    """CPU seconds of a process and all that it has started, those that have ended too.
+    """CPU seconds of a process and its descendants, including those that have ended.
 
-    A process that ended is in the figures of its parent, which has waited for it; one that has not is
-    in none but its own. So nothing is lost or counted twice when one ends between two calls.
+    A process that has ended counts in the figures of its parent, which has waited for it; a running one counts in its
+    own only. So nothing is lost or counted twice when a process ends between two calls.
     """
     user = kernel = 0.0
     for process in _tree(pid):
@@ -42,7 +42,7 @@ def cpu_of(pid: int) -> Cpu:
 
 
 def rss_mib(pid: int) -> float:
-    """Resident memory of a process and all that it has started, in MiB."""
+    """Resident memory of a process and its descendants, in MiB."""
     total = 0
     for process in _tree(pid):
         with suppress(psutil.NoSuchProcess):
@@ -59,7 +59,7 @@ def _tree(pid: int) -> list[psutil.Process]:
 
 
 class Meanwhile(threading.Thread):
-    """A thread that runs from entering to leaving, when `_over` is set."""
+    """A thread that runs while its context is open; `_over` is set at the end."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -75,7 +75,7 @@ class Meanwhile(threading.Thread):
 
 
 class MemoryWatch(Meanwhile):
-    """Notes a process's memory each second, from entering to leaving, in `samples` (MiB)."""
+    """Samples a process's memory each second while its context is open: `samples` (MiB)."""
 
     def __init__(self, pid: int) -> None:
         super().__init__()
@@ -83,6 +83,6 @@ class MemoryWatch(Meanwhile):
         self.samples: list[float] = []
 
     def run(self) -> None:
-        """Look until it is over."""
+        """Sample the memory until the end."""
         while not self._over.wait(INTERVAL):
             self.samples.append(round(rss_mib(self._pid), 2))

@@ -1,4 +1,4 @@
-"""What is asked: the workloads, and what each must leave in the table."""
+"""The workloads, and the rows that each must add to the table."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ class Workload:
 
     Attributes
     ----------
-    name : as in the tables.
-    title : what it is, in a few words.
-    requests : what identify.lua builds: `new`, `known` or `mix`.
-    people : how many there are before, one contact each.
-    apart : whether the warm-up meets other people than the measured run, since it leaves them changed.
-    regulars : how many of the people there the load meets, when it is not all of them.
+    name : the name in the tables.
+    title : a short description.
+    requests : the requests that identify.lua builds: `new`, `known` or `mix`.
+    people : the number of people stored before, with one contact each.
+    apart : whether warm-up and measured run use different people, because the warm-up changes its people.
+    regulars : the number of stored people that the load uses; None means all of them.
     """
 
     name: str
@@ -27,8 +27,8 @@ class Workload:
     regulars: int | None = None
 
     @property
-    def met(self) -> int:
-        """How many of the people there one run of the load meets."""
+    def used(self) -> int:
+        """The number of stored people that one run of the load uses."""
         return self.people // 2 if self.apart else self.regulars or self.people
 
     @property
@@ -55,7 +55,7 @@ WORKLOADS = {
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The least and the most that something may be."""
+    """The least and the greatest allowed value."""
 
     least: int
     most: int
@@ -72,7 +72,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """By how much the table's contacts, and the primaries among them, must have grown."""
+    """By how much the numbers of contacts, and of primaries among them, must have grown."""
 
     contacts: Range
     primaries: Range
@@ -82,11 +82,11 @@ class Growth:
 
 
 def growth(load: Load) -> Growth:
-    """What the requests of one run of wrk come to.
+    """Return the growth that the requests of one run of wrk must cause.
 
-    Each new customer is a primary; each new identifier of a known one a secondary; each joining turns a
-    primary into a secondary; the rest changes nothing. wrk stops with requests under way: of those that
-    were sent and not answered 200 nobody knows, so they are the width of the ranges.
+    Each new customer is a primary, and each new identifier of a known one a secondary. Each joining turns a primary
+    into a secondary. Other requests change nothing. wrk stops with requests in progress: the effect of requests that
+    were sent and not answered 200 is unknown, so their number is the width of the ranges.
     """
     rows = load.new + load.extended
     primaries = load.new - load.joined

@@ -11,19 +11,19 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("identify.lua")
 TIMEOUT = 10  # seconds without an answer after which wrk counts an error
-GRACE = 30  # seconds that wrk may take beyond its time
+GRACE = 30  # seconds after its time within which wrk must have ended
 
 
 class LoadFailed(Exception):
-    """The load generator could not do its work."""
+    """The load generator failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one run of wrk sent and got; `cpu` is wrk's own, in seconds."""
+    """The figures of one run of wrk; `cpu` is the CPU time of wrk itself, in seconds."""
 
     connections: int
-    requests: int  # answered, whatever the status
+    requests: int  # answered, with any status
     seconds: float
     p50_ms: float
     p99_ms: float
@@ -42,33 +42,33 @@ class Load:
 
     @property
     def unsure(self) -> int:
-        """Requests that were sent and not answered 200: under way when wrk stopped, or failed."""
+        """Requests that were sent and not answered 200: in progress when wrk stopped, or failed."""
         return self.sent - (self.requests - self.statuses)
 
     @property
     def errors(self) -> int:
-        """Whatever did not end in a 200, but for the requests under way at the end, one a connection at most."""
-        lost = max(0, self.sent - self.requests - self.connections)  # wrk says nothing of a connection closed on it
+        """Requests without a 200, except those in progress at the end, at most one per connection."""
+        lost = max(0, self.sent - self.requests - self.connections)  # wrk does not count a closed connection
         return self.statuses + max(self.sockets, lost)
 
 
 @cache
 def program() -> str:
-    """The program wrk; raises LoadFailed, saying how to get it, when it is not installed."""
+    """Return the program wrk. Raises LoadFailed, which says how to install it, if it is missing."""
     found = shutil.which("wrk")
     if found is None:
-        raise LoadFailed("wrk, which makes the load, is not installed (Debian, Ubuntu: apt-get install wrk)")
+        raise LoadFailed("wrk, the load generator, is not installed (Debian, Ubuntu: apt-get install wrk)")
     return found
 
 
 def version() -> str:
     """The version of wrk."""
-    said = subprocess.run([program(), "-v"], capture_output=True, text=True, check=False, timeout=GRACE)  # noqa: S603 (ours)
-    return said.stdout.partition(" Copyright")[0].strip()
+    done = subprocess.run([program(), "-v"], capture_output=True, text=True, check=False, timeout=GRACE)  # noqa: S603 (ours)
+    return done.stdout.partition(" Copyright")[0].strip()
 
 
 def run(port: int, requests: str, space: str, *, first: int, known: int, connections: int, seconds: int) -> Load:
-    """Ask for `seconds` over `connections`; `requests`, `space`, `first` and `known` are identify.lua's."""
+    """Send requests for `seconds`; `requests`, `space`, `first` and `known` are arguments of identify.lua."""
     command = [program(), "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={TIMEOUT}s", f"--script={SCRIPT}"]
     command += [f"http://127.0.0.1:{port}/identify", "--", requests, space, str(first), str(known)]
     before = cpu_of_children()
@@ -84,6 +84,6 @@ def run(port: int, requests: str, space: str, *, first: int, known: int, connect
 
 
 def cpu_of_children() -> float:
-    """CPU seconds of the processes that this one has waited for: in between two calls, wrk and nothing else."""
+    """CPU seconds of the child processes that have ended; the difference of two calls is that of wrk alone."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

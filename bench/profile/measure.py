@@ -1,4 +1,4 @@
-"""The profile: steps by the clock, CPU time, and py-spy's samples, each of series of their own."""
+"""The profile: times of the steps, CPU time, and py-spy's samples, each from its own series."""
 
 import statistics
 import time
@@ -20,7 +20,7 @@ from bench.systems.processes import Server
 
 SAMPLED_LONGER = 2  # times as long as the others, for enough samples
 
-# What is compared under one load stands close together.
+# Series that are compared are close together.
 CASES = (
     *(Case(1, "alone", system, 1) for system in ("select", "handler", "recon", "plain", "timed")),
     *(Case(1, "known", system, FEW) for system in ("handler", "recon", "plain")),
@@ -29,8 +29,8 @@ CASES = (
 )
 
 
-def measure(times: one_series.Times, postgres: Postgres, folder: Path, tell: Callable[[Series], None]) -> Profile:
-    """All of it; `tell` is called with each series as it ends."""
+def measure(times: one_series.Times, postgres: Postgres, folder: Path, report: Callable[[Series], None]) -> Profile:
+    """Measure the profile; `report` is called with each series when it has ended."""
     begun = time.monotonic()
     profile = Profile(
         started=datetime.now(UTC), seconds=times.series, source=machine.source(), sampler=samples.version()
@@ -46,7 +46,7 @@ def measure(times: one_series.Times, postgres: Postgres, folder: Path, tell: Cal
         else:
             series = one_series.run(case, times, postgres, folder)
         profile.series.append(series)
-        tell(series)
+        report(series)
     profile.minutes = (time.monotonic() - begun) / 60
     return profile
 

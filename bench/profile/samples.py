@@ -1,4 +1,4 @@
-"""Where the CPU time of recon's process goes, by part: the samples that py-spy takes."""
+"""The CPU time of recon's process by part: the samples of py-spy."""
 
 import os
 import re
@@ -19,10 +19,10 @@ from bench.systems.postgres import Postgres
 from bench.systems.processes import Server
 
 RATE = 200  # samples a second
-MOST_IN = 2  # functions that are named for each part
+NAMED = 2  # functions that are named for each part
 
-# The parts of recon's process, by the first folder of a function's file. Samples of what is in none of them,
-# such as the standard library, count for the function that called it.
+# The parts of recon's process, by the first folder of a function's file. Samples in no part, such as the standard
+# library, count for the function that called it.
 LOOP = "event loop and the kernel for it: waking up, polling, receiving; asyncpg's parsing of rows"
 SENDING = "event loop and the kernel for it: sending answers"
 PARTS = {
@@ -39,7 +39,7 @@ RUNS = re.compile(r"\((?:asyncio/runners|uvloop/)")  # as the innermost function
 
 
 def program() -> str:
-    """The program py-spy; raises LoadFailed, saying how to get it, when it is not installed."""
+    """Return the program py-spy. Raises LoadFailed, which says how to install it, if it is missing."""
     places = (sysconfig.get_path("scripts"), os.environ.get("PATH", ""))
     found = shutil.which("py-spy", path=os.pathsep.join(places))
     if found is None:
@@ -54,12 +54,12 @@ def version() -> str:
 
 
 def sampled(case: Case, times: one_series.Times, postgres: Postgres, folder: Path) -> tuple[Series, list[Share]]:
-    """A series under py-spy; what it saw, unless the series failed."""
+    """Run a series under py-spy; return it with the shares of the parts, which are empty if the series failed."""
     output = folder / "samples"
 
     @contextmanager
     def watching(server: Server) -> Iterator[None]:
-        # Stopped for each sample, a process is found where it enters the kernel far more often than it is there.
+        # Without --nonblocking py-spy stops the process for each sample, which biases samples to entries to the kernel.
         command = [program(), "record", f"--pid={server.pid}", f"--rate={RATE}", "--nonblocking"]
         command += ["--format=raw", f"--output={output}"]
         process = subprocess.Popen(  # noqa: S603 (our own command)
@@ -68,10 +68,10 @@ def sampled(case: Case, times: one_series.Times, postgres: Postgres, folder: Pat
         try:
             yield
         finally:
-            process.send_signal(signal.SIGINT)  # on which it writes what it has
-            said, _ = process.communicate(timeout=GRACE)
+            process.send_signal(signal.SIGINT)  # then py-spy writes its samples
+            output_text, _ = process.communicate(timeout=GRACE)
         if process.returncode or not output.exists():
-            raise LoadFailed(f"py-spy failed: {said.strip()}")
+            raise LoadFailed(f"py-spy failed: {output_text.strip()}")
 
     output.unlink(missing_ok=True)
     series = one_series.run(case, times, postgres, folder, watching)
@@ -79,11 +79,11 @@ def sampled(case: Case, times: one_series.Times, postgres: Postgres, folder: Pat
 
 
 def _shares(workload: str, samples: str) -> list[Share]:
-    """The parts, largest first; py-spy's lines are stacks, outermost function first, and how often each was seen."""
+    """Return the parts, largest first. py-spy's lines are stacks, outermost function first, each with its count."""
     parts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for line in samples.splitlines():
         stack, _, count = line.rpartition(" ")
-        if not stack or not count.isdecimal():  # it changed while it was looked at
+        if not stack or not count.isdecimal():  # a stack that changed while py-spy read it
             continue
         part, function = _part(stack.split(";"))
         parts[part][function] += int(count)
@@ -93,14 +93,14 @@ def _shares(workload: str, samples: str) -> list[Share]:
             workload=workload,
             part=part,
             share=functions.total() / total,
-            most_in={name: count / total for name, count in functions.most_common(MOST_IN)},
+            most_in={name: count / total for name, count in functions.most_common(NAMED)},
         )
         for part, functions in sorted(parts.items(), key=lambda item: -item[1].total())
     ]
 
 
 def _part(stack: list[str]) -> tuple[str, str]:
-    """Which part a stack is in, and by which function of it."""
+    """Return the part that a stack belongs to, and the function that decides it."""
     innermost = stack[-1]
     if innermost.startswith(SENDS):
         return SENDING, _function(innermost)

@@ -1,4 +1,4 @@
-"""recon with a clock at each step, for the profile: nothing of it is in recon itself.
+"""recon with a clock at each step, for the profile. recon itself contains none of this code.
 
 .venv/bin/python -m bench.profile.timed serve --port PORT
 
@@ -23,7 +23,7 @@ from recon.identities.identify import Answer, Identify, Outcome
 from recon.rules.identifiers import Identifiers
 from recon.sql import contacts as sql
 
-# A request's way through recon, in its order.
+# The steps of a request in recon, in order.
 READ_WAIT = "waiting for the read pass before it"
 FETCH = "fetch (one statement, no BEGIN)"
 READ = "the read pass"
@@ -43,57 +43,57 @@ STEPS = (
     *(TURN, COLLECTION),
 )
 
-RESULT = "STEPS "  # what the last line begins with
-TURNS_EVERY = 0.01  # seconds between looks at how long a turn takes
+RESULT = "STEPS "  # the beginning of the last line
+TURNS_EVERY = 0.01  # seconds between measurements of a turn
 
-# The owner of a function, the function's name, and what makes a timed one of it.
+# The owner of a function, the function's name, and the wrapper that times it.
 Patch: TypeAlias = tuple[object, str, Callable[[Any], Callable[..., Any]]]
 
-now = time.perf_counter  # the same clock in all processes, so that another can tell when the load began
+now = time.perf_counter  # the same clock in all processes, so another process knows when the load began
 
 
 def step_of(statement: str) -> str | None:
-    """Which step a statement is, as recon sends it and as PostgreSQL logs it."""
+    """Return the step that a statement belongs to, as recon sends it or as PostgreSQL logs it."""
     known = {sql.FETCH_SMALL_CLUSTERS: FETCH, sql.LOCK_CLUSTERS: LOCK, sql.CHANGE_CONTACTS: CHANGE}
-    said = statement.split()
+    words = statement.split()
     for text, step in known.items():
-        if text.split() == said:
+        if text.split() == words:
             return step
-    return {"BEGIN": BEGIN, "COMMIT": COMMIT}.get(said[0]) if said else None
+    return {"BEGIN": BEGIN, "COMMIT": COMMIT}.get(words[0]) if words else None
 
 
 class Clocks:
-    """The clocks, and what they have shown: for each step when it ended and how long it took, in turn.
+    """The clocks and their measurements: for each step, its ends and durations alternately.
 
-    Kept as plain numbers, which are no work for the garbage collector.
+    They are kept as plain numbers, which cost the garbage collector no time.
     """
 
     def __init__(self) -> None:
         self.shown: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         self._steps: dict[str, str | None] = {}  # of the statements seen
-        self._came: dict[int, float] = {}  # when each request came, by its id()
+        self._arrived: dict[int, float] = {}  # when each request arrived, by its id()
         self._read: dict[int, float] = {}  # when the read pass had no answer for it
         self._turning = False
         self._collecting = 0.0  # when a garbage collection began
 
     def note(self, step: str, started: float) -> None:
-        """A step has ended."""
+        """Record a step that has ended."""
         ended = now()
         self.shown[step].extend((ended, ended - started))
 
-    def put_on(self) -> None:
-        """Have recon's functions timed in this process."""
+    def install(self) -> None:
+        """Replace recon's functions in this process by timed ones."""
         for owner, name, timed in self.patches():
             setattr(owner, name, timed(getattr(owner, name)))
         gc.callbacks.append(self._collection)
 
     def patches(self) -> Iterator[Patch]:
-        """What is replaced in this process, and by what."""
+        """Yield the functions to replace, and their wrappers."""
         yield asyncpg.Connection, "execute", self._statement
         yield asyncpg.Connection, "fetch", self._statement
         yield Identify, "read", self._read_pass
         yield Identify, "write", self._write_pass
-        yield app, "coalesced", self._coalesced  # where it is called by this name
+        yield app, "coalesced", self._coalesced  # the name by which `app` calls it
 
     def _collection(self, phase: str, _info: dict[str, int]) -> None:
         if phase == "start":
@@ -122,7 +122,7 @@ class Clocks:
                 if not self._turning:
                     self._turning = True
                     self._next_turn(asyncio.get_running_loop())
-                self._came[id(said)] = now()
+                self._arrived[id(said)] = now()
                 return submit(said, *arguments, **options)
 
             return submitted
@@ -134,14 +134,14 @@ class Clocks:
             started = now()
             batch = take()
             for said in batch:
-                self.note(READ_WAIT, self._came[id(said)])
+                self.note(READ_WAIT, self._arrived[id(said)])
             answers = await read(identify, lambda: batch)
             self.note(READ, started)
             for said, answer in zip(batch, answers, strict=True):
                 if answer is None:
                     self._read[id(said)] = now()
                 else:
-                    self.note(READ_REQUEST, self._came.pop(id(said)))
+                    self.note(READ_REQUEST, self._arrived.pop(id(said)))
             return answers
 
         return timed
@@ -155,20 +155,20 @@ class Clocks:
                 batch = take()
                 taken = now()
                 for said in batch:
-                    if id(said) in self._read:  # and not taken before, by a try that failed
+                    if id(said) in self._read:  # not taken before, by an attempt that failed
                         self.note(WRITE_WAIT, self._read.pop(id(said)))
                 return batch
 
             answers = await write(identify, timed_take)
             self.note(WRITE, taken)
             for said in take():
-                self.note(WRITE_REQUEST, self._came.pop(id(said)))
+                self.note(WRITE_REQUEST, self._arrived.pop(id(said)))
             return answers
 
         return timed
 
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        # From one place in a turn to the same place in the next one: in between the loop has polled once.
+        # From a place in one turn to the same place in the next turn; the loop polls once in between.
         def first() -> None:
             started = now()
             loop.call_soon(second, started)
@@ -181,7 +181,7 @@ class Clocks:
 
 
 def shown(log: Path) -> dict[str, list[tuple[float, float]]]:
-    """What the clocks of a process that has ended have shown, from its log: for each step (ended, took)."""
+    """Read the measurements of a process that has ended from its log: (end, duration) for each step."""
     line = next((line for line in log.read_text().splitlines() if line.startswith(RESULT)), None)
     found: dict[str, list[float]] = json.loads(line.removeprefix(RESULT)) if line else {}
     return {step: list(zip(numbers[::2], numbers[1::2], strict=True)) for step, numbers in found.items()}
@@ -189,7 +189,7 @@ def shown(log: Path) -> dict[str, list[tuple[float, float]]]:
 
 if __name__ == "__main__":
     clocks = Clocks()
-    clocks.put_on()
+    clocks.install()
     try:
         main.main(prog_name="recon")
     finally:

@@ -1,1 +1,1 @@
-"""What is published: the figures, the targets that they are held against, the page and the plot."""
+"""The results: the figures, the targets that they are compared with, the page and the plot."""

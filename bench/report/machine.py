@@ -1,4 +1,4 @@
-"""What the figures were measured on: the machine, the versions, the disk."""
+"""The environment of the measurement: the machine, the versions, the disk."""
 
 import os
 import platform
@@ -17,12 +17,12 @@ from bench.systems.postgres import SHOWN, Postgres
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("recon", "aiohttp", "asyncpg", "uvloop", "pydantic", "gunicorn")
-FLUSHES = 200  # writes of a page, flushed each, to see what the disk makes of it
+FLUSHES = 200  # flushed writes of a page, to measure the disk
 PAGE = 8192  # bytes
 
 
 def describe(data_dir: Path, postgres: Postgres) -> dict[str, str]:
-    """The machine in words, as the result page shows it."""
+    """Describe the machine, as the result page shows it."""
     return {
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{psutil.virtual_memory().total / MIB / 1024:.0f} GiB",
@@ -62,7 +62,7 @@ def _flush_ms(folder: Path) -> float:
 
 
 def source() -> str:
-    """The commit that is measured."""
+    """Return the commit that is measured."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(  # noqa: S603 (our own arguments)

@@ -1,4 +1,4 @@
-"""What is published: results.json, the page with its tables, and the plot."""
+"""The published files: results.json, the page with its tables, and the plot."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ ENOUGH_ROUNDS = 3
 
 
 def write(results: Results, folder: Path) -> None:
-    """Write all three to a folder."""
+    """Write the three files to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(results.model_dump_json(indent=1) + "\n")
     (folder / "README.md").write_text(page(results))
@@ -25,7 +25,7 @@ def write(results: Results, folder: Path) -> None:
 
 
 def read(folder: Path) -> Results:
-    """What an earlier run wrote."""
+    """Read the results of an earlier run."""
     return Results.model_validate_json((folder / "results.json").read_text())
 
 
@@ -144,12 +144,12 @@ def targets_table(results: Results) -> str:
 
 
 def figures_table(results: Results, connections: int) -> str:
-    """All figures at so many connections, a line for each workload and system."""
+    """Make the table of figures with this number of connections, a row for each workload and system."""
     found: dict[tuple[str, str], list[Series]] = {}
     for one in results.series:
         if one.connections == connections and one.workload != "memory":
             found.setdefault((one.workload, one.system), []).append(one)
-    order = {name: place for place, name in enumerate((*WORKLOADS, *SYSTEMS))}
+    order = {name: index for index, name in enumerate((*WORKLOADS, *SYSTEMS))}
     rows = []
     for workload, system in sorted(found, key=lambda key: (order[key[0]], order[key[1]])):
         series = found[workload, system]
@@ -177,7 +177,7 @@ def figures_table(results: Results, connections: int) -> str:
 
 
 def line(one: Series) -> str:
-    """One series on one line, for the terminal."""
+    """Describe a series in one line, for the terminal."""
     text = f"{one.per_second:>8,.0f} /s  p50 {one.p50_ms:7.2f}  p99 {one.p99_ms:7.2f} ms"
     if one.retries is not None:
         text += f"  retries {one.retries:.4g}"

@@ -1,4 +1,4 @@
-"""The plot: requests a second by workload and system, as horizontal bars, so that no label meets another."""
+"""The plot: requests a second by workload and system, as horizontal bars, so that labels do not overlap."""
 
 from pathlib import Path
 from statistics import median
@@ -30,7 +30,7 @@ def write(results: Results, path: Path) -> None:
 
 
 def draw(results: Results) -> "Figure":
-    """The plot of all series with few connections that did not fail."""
+    """Draw all series with few connections that did not fail."""
     from matplotlib.figure import Figure
 
     rates = _rates(results)

@@ -10,7 +10,7 @@ from bench.report.tables import table
 from recon.quantities import quantity
 
 NOT_MEASURED = "Not measured (`python -m bench --profile` adds it)."
-WORTH_NAMING = 0.01  # of all samples that a function is in
+WORTH_NAMING = 0.01  # share of all samples from which a function is named
 
 SECTION = """\
 The profile (`python -m bench --profile`) is a run of its own:
@@ -66,7 +66,7 @@ def section(profile: Profile | None) -> str:
 
 
 def _steps(profile: Profile, workload: str) -> str:
-    """The load without and with clocks, and each step in the latter."""
+    """The load without and with clocks, and the steps of the load with clocks."""
     without, with_clocks = profile.get(workload, "recon"), profile.get(workload, "timed")
     steps = [step for step in profile.steps if step.workload == workload]
     if without is None or with_clocks is None or not steps:
@@ -117,7 +117,7 @@ def _cpu(profile: Profile) -> str:
 
 
 def _cpu_of_a_request(one: Series) -> Cpu | None:
-    """In µs; the series has seconds a thousand requests."""
+    """Return the CPU time of a request in µs; the series has seconds per thousand requests."""
     if one.system_cpu is None or one.system_kernel is None:
         return None
     return Cpu(1000 * (one.system_cpu - one.system_kernel), 1000 * one.system_kernel)

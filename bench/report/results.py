@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 
 class Series(BaseModel):
-    """One workload on one system: what it came to."""
+    """The figures of one workload on one system."""
 
     round: int
     workload: str
@@ -17,9 +17,9 @@ class Series(BaseModel):
     per_second: float = 0
     p50_ms: float = 0
     p99_ms: float = 0
-    errors: int = 0  # not answered 200, or not at all
-    retries: float | None = None  # of transactions, a request
-    system_cpu: float | None = None  # CPU seconds a thousand requests, as the next three
+    errors: int = 0  # requests without a 200
+    retries: float | None = None  # of transactions, per request
+    system_cpu: float | None = None  # CPU seconds per thousand requests, as the next three
     system_kernel: float | None = None  # the part of them in the kernel
     database_cpu: float | None = None
     load_cpu: float | None = None
@@ -28,21 +28,21 @@ class Series(BaseModel):
     rss_mib: list[float] = []  # each second
     contacts: int | None = None  # in the table at the end
     answers_checked: int = 0
-    problems: list[str] = []  # why it does not count
+    problems: list[str] = []  # why its figures do not count
 
     @property
     def name(self) -> str:
-        """What --only matches."""
+        """The name that --only matches."""
         return f"{self.workload}/{self.system}/{self.connections}"
 
     @property
     def counts(self) -> bool:
-        """Whether its figures are worth anything."""
+        """Whether its figures count: it was answered, and has no problems."""
         return bool(self.requests) and not self.problems
 
 
 class Step(BaseModel):
-    """How long one step takes, in milliseconds: as recon's process sees it, and as PostgreSQL does."""
+    """The duration of one step in milliseconds, as recon's process measures it, and as PostgreSQL logs it."""
 
     workload: str
     name: str
@@ -54,7 +54,7 @@ class Step(BaseModel):
 
 
 class Share(BaseModel):
-    """A part of recon's process and how much of its time is spent there (0 to 1), with the functions it is most in."""
+    """A part of recon's process, its share of the CPU time (0 to 1), and the functions with the most samples."""
 
     workload: str
     part: str
@@ -63,7 +63,7 @@ class Share(BaseModel):
 
 
 class Profile(BaseModel):
-    """Where the time goes: a run of its own, since clocks and samplers take time themselves."""
+    """Where the time goes: a separate run, because clocks and samplers take time themselves."""
 
     started: datetime
     minutes: float = 0
@@ -75,7 +75,7 @@ class Profile(BaseModel):
     shares: list[Share] = []
 
     def get(self, workload: str, system: str) -> Series | None:
-        """One of its series, unless it does not count."""
+        """Return one of its series, or None if it is missing or does not count."""
         return next(
             (one for one in self.series if (one.workload, one.system) == (workload, system) and one.counts), None
         )

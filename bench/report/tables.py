@@ -1,10 +1,10 @@
-"""Tables of the page."""
+"""Markdown tables."""
 
 from collections.abc import Iterable
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table with its columns aligned, so that it can be read on a terminal too."""
+    """A Markdown table with aligned columns, so that it is also readable in a terminal."""
     lines = [list(heads), *(list(row) for row in rows)]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(lines[0]))]
     shown = [

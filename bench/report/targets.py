@@ -9,7 +9,7 @@ from bench.report.results import Results, Series
 
 RECON = ("recon", "recon-2", "plain")
 FIRST_MINUTE = 60  # seconds; a fifth of the time when the memory is watched for less than five minutes
-FLAT = 1.05  # the most that memory may grow after that, to count as flat
+FLAT = 1.05  # maximum growth of the memory after that
 MOST_MEMORY = 120  # MiB
 
 
@@ -19,11 +19,11 @@ class Target:
 
     Attributes
     ----------
-    title : what is compared.
-    bound : how good it must be, in words.
-    values : one for each round, none when it was not measured.
-    figure : the one that counts.
-    met : whether it is good enough; None when it was not measured, or has no target.
+    title : the compared figures.
+    bound : the target as text.
+    values : the value of each round; empty if it was not measured.
+    figure : the value that is compared with the target.
+    met : whether it meets the target; None if it was not measured, or has no target.
     """
 
     title: str
@@ -35,12 +35,12 @@ class Target:
 
     @property
     def spread(self) -> str:
-        """The least and the most over the rounds."""
+        """The least and the greatest value of the rounds."""
         return f"{_short(min(self.values))} to {_short(max(self.values))}" if self.values else ""
 
     @property
     def shown(self) -> str:
-        """The figure, to print."""
+        """The figure as text."""
         return "" if self.figure is None else _short(self.figure)
 
     @property
@@ -62,12 +62,12 @@ class Round:
         self.all = series
 
     def get(self, workload: str, system: str, connections: int) -> Series | None:
-        """One series, unless it was not measured or does not count."""
+        """Return a series, or None if it was not measured or does not count."""
         series = self._series.get(f"{workload}/{system}/{connections}")
         return None if series is None or not series.counts else series
 
     def rate(self, workload: str, system: str, connections: int = FEW) -> float | None:
-        """Its requests a second."""
+        """Return the requests per second of a series."""
         series = self.get(workload, system, connections)
         return None if series is None else series.per_second
 
@@ -88,7 +88,7 @@ def targets(results: Results) -> list[Target]:
         return Target(title, f"≤ {bound:g}", values, figure, None if figure is None else figure <= bound)
 
     def worst(title: str, bound: float, value: Value) -> Target:
-        """For what must not happen even once: not the median but the most."""
+        """A target for events that must never happen: the greatest value counts instead of the median."""
         values = [found for one in rounds if (found := value(one)) is not None]
         figure = max(values, default=None)
         return Target(
@@ -96,7 +96,7 @@ def targets(results: Results) -> list[Target]:
         )
 
     def untargeted(title: str, value: Value) -> Target:
-        """A figure without a target that is worth knowing beside one."""
+        """A figure without a target."""
         values, figure = _medians(rounds, value)
         return Target(title, "", values, figure, None)
 

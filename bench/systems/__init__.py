@@ -1,1 +1,1 @@
-"""What is asked of: the processes with an HTTP port, the raw database, and the PostgreSQL server below them."""
+"""The systems under load: processes with an HTTP port, the raw database, and the PostgreSQL server."""

@@ -1,4 +1,4 @@
-"""The limit of the HTTP side: validate the body as recon does, answer something fixed, no database.
+"""The upper limit of the HTTP side: validate the body as recon does, send a constant answer, no database.
 
 .venv/bin/python -m bench.systems.handler PORT
 """
@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from bench.load import people
 from recon.api.messages import IdentifyRequest, IdentifyResponse
 
-BACKLOG = 2048  # as recon's
+BACKLOG = 2048  # the same as recon's
 ANSWER = to_json(
     IdentifyResponse(
         contact={
@@ -29,7 +29,7 @@ ANSWER = to_json(
 
 
 async def identify(request: web.Request) -> web.Response:
-    """Validate and answer."""
+    """Validate the body and send the constant answer."""
     IdentifyRequest.model_validate_json(await request.read())
     return web.Response(body=ANSWER, content_type="application/json")
 

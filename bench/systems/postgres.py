@@ -17,12 +17,12 @@ from recon.database.schema import apply_schema
 from recon.rules.identifiers import plain_key
 
 DATABASE = "bench"
-CONNECTIONS = 300  # 256 clients of pgbench and some; the server's default is 100
-# Files of the write-ahead log (16 MB each) that are there beforehand and stay, as in a server that has been running
-# for a while: making a new one takes 50 ms, in which no COMMIT returns, and there are several in a series.
+CONNECTIONS = 300  # 256 clients of pgbench, and some others; the server's default is 100
+# Files of the write-ahead log (16 MB each) that exist before the run and are recycled, as in a server that has been
+# running for a while. Creating one takes 50 ms, in which no COMMIT returns, and a series needs several.
 WAL_FILES = 32
-SEED_TIMEOUT = 600  # seconds that a million rows may take
-SHOWN = (  # what the result page says of the server
+SEED_TIMEOUT = 600  # seconds; maximum time to insert a million rows
+SHOWN = (  # the settings that the result page shows
     "fsync",
     "synchronous_commit",
     "full_page_writes",
@@ -37,13 +37,13 @@ SHOWN = (  # what the result page says of the server
 )
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 
-# A line of the server's log when it logs how long it works on each message, and what such a line goes on with.
+# A line of the server's log with the duration of a message, and the beginning of a continuation line.
 DURATION = re.compile(r"\[(\d+)\] LOG:  duration: ([\d.]+) ms  (?:(parse|bind|execute) [^:]*|statement): (.*)")
 CONTINUED = "\t"
 
 
 class NotDurable(Exception):
-    """The server would lose what it has acknowledged, so its figures would mean nothing."""
+    """The server does not commit durably, so its figures would mean nothing."""
 
 
 class Postgres:
@@ -60,7 +60,7 @@ class Postgres:
         self._pid = int(postmaster.read_text().splitlines()[0])
 
     def url(self, database: str = DATABASE) -> str:
-        """The URL of one of its databases."""
+        """Return the URL of one of its databases."""
         return urlsplit(self._url)._replace(path=f"/{database}").geturl()
 
     def cpu_seconds(self) -> float:
@@ -68,10 +68,10 @@ class Postgres:
         return cpu_seconds(self._pid)
 
     def fresh(self, count: int, space: str = people.SEEDED) -> str:
-        """Make the database anew, with the schema and the first `count` people of `space`; its URL.
+        """Create the database again, with the schema and the first `count` people of `space`; return its URL.
 
-        A copy of a template, so that each series finds the very same files. Making the copy is a
-        checkpoint too, so nobody pays for what was written before.
+        It is a copy of a template, so each series starts with identical files. The copy includes a checkpoint, so a
+        series does not pay for earlier writes.
         """
         return asyncio.run(self._fresh(count, space))
 
@@ -94,25 +94,25 @@ class Postgres:
         try:
             await apply_schema(connection)
             if not count:
-                return  # never analysed, as a new shop's is
-            # In the order of their numbers, so a person's number is the contact's id.
+                return  # never analysed, like the table of a new shop
+            # In the order of their numbers, so that a person's number is the contact's id.
             await connection.copy_records_to_table(
                 "contact",
                 columns=("email", "phone_number", "phone_key"),
                 records=(
-                    # With recon's own match key: were it wrong, "known" would add contacts, and the series would fail.
+                    # With recon's match key: if it were wrong, "known" would add contacts, and the series would fail.
                     (people.email(space, number), phone := people.phone(space, number), plain_key(phone))
                     for number in range(1, count + 1)
                 ),
                 timeout=SEED_TIMEOUT,
             )
-            # What autovacuum does within a minute, so that it does not do so in the midst of a series.
+            # Autovacuum would do this within a minute, in the middle of a series.
             await connection.execute("VACUUM ANALYZE", timeout=SEED_TIMEOUT)
         finally:
             await connection.close()
 
     def counts(self) -> tuple[int, int]:
-        """Contacts and primaries in the database, once whoever still wrote has ended."""
+        """Count contacts and primaries in the database, once all other sessions have ended."""
         return asyncio.run(self._counts())
 
     async def _counts(self) -> tuple[int, int]:
@@ -133,7 +133,7 @@ class Postgres:
 
     @contextmanager
     def logging_durations(self) -> Iterator[list[tuple[str, float]]]:
-        """Have the server log each statement meanwhile; afterwards the list has them, with the milliseconds it took."""
+        """Let the server log each statement meanwhile; afterwards the list has each one and its milliseconds."""
         log = Path(self.settings["data_directory"], "log")
         asyncio.run(self._set(log_min_duration_statement="0", log_parameter_max_length="0"))
         before = log.stat().st_size
@@ -166,9 +166,9 @@ class Postgres:
 
 @contextmanager
 def running(data_dir: Path) -> Iterator[Postgres]:
-    """A server with its data in `data_dir`, with the package's defaults but for connections and WAL files."""
+    """Run a server with its data in `data_dir`, and default settings except for connections and WAL files."""
     with data_folder.running(data_dir):
-        pass  # it has made the data now, and reads its configuration at the next start
+        pass  # this has created the data folder; the server reads its configuration at the next start
     with (data_dir / "postgresql" / "postgresql.conf").open("a") as configuration:
         configuration.write(f"max_connections = {CONNECTIONS}\nmin_wal_size = {WAL_FILES * 16}MB\n")
     with data_folder.running(data_dir) as url:
@@ -177,7 +177,7 @@ def running(data_dir: Path) -> Iterator[Postgres]:
 
 
 async def _use_wal_files(url: str) -> None:
-    """Use each file of the write-ahead log once; the checkpoint makes them files to be used again."""
+    """Use each file of the write-ahead log once; then the checkpoint marks them as files to recycle."""
     connection = await asyncpg.connect(url)
     try:
         for _ in range(WAL_FILES):
@@ -188,8 +188,8 @@ async def _use_wal_files(url: str) -> None:
 
 
 def _durations(log: str) -> Iterator[tuple[str, float]]:
-    """Each statement in a log with the milliseconds it took: binding and executing it are one."""
-    bound: defaultdict[str, float] = defaultdict(float)  # by session: of the statement that it executes next
+    """Yield each statement in a log with its milliseconds: the sum of parsing, binding and executing it."""
+    bound: defaultdict[str, float] = defaultdict(float)  # by session: for the statement that it executes next
     statement: list[str] = []
     taken = 0.0
     for line in log.splitlines():

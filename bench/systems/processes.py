@@ -1,4 +1,4 @@
-"""What is asked: the processes that answer POST /identify, each started for one series."""
+"""The processes that answer POST /identify, each started for one series."""
 
 import http.client
 import os
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-START_TIMEOUT = 30  # seconds until a process must answer
-STOP_TIMEOUT = 30  # seconds until it must have ended after SIGTERM; recon gives requests in flight ten
+START_TIMEOUT = 30  # seconds within which a process must answer
+STOP_TIMEOUT = 30  # seconds after SIGTERM within which it must have ended; recon gives requests in progress ten
 LOG_SHOWN = 2000  # characters of a process's log that are shown when it fails
 
 
 class SystemFailed(Exception):
-    """A system did not start, or did not end, as it should."""
+    """A system did not start or did not stop correctly."""
 
 
 def recon_program() -> str:
@@ -30,21 +30,21 @@ def recon_program() -> str:
 
 
 def environment(**ours: str) -> dict[str, str]:
-    """The variables for a process: this one's without any that recon reads, and ours."""
+    """Return the variables for a process: those of this process that recon does not read, and `ours`."""
     foreign = ("RECON_", "DATABASE_URL", "PORT", "PROMETHEUS_")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | ours
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Something that answers.
+    """A system under load.
 
     Attributes
     ----------
-    name : as in the tables.
-    title : what it is, in a few words.
-    kind : `recon`, or `handler`, or one of those in `rawdb`, which have no process of their own.
-    settings : recon's, where they are not the defaults.
+    name : the name in the tables.
+    title : a short description.
+    kind : `recon`, `handler`, or a kind in `rawdb`, which has no process.
+    settings : recon's settings that differ from the defaults.
     timed : whether recon runs with a clock at each step, for the profile.
     """
 
@@ -55,7 +55,7 @@ class System:
     timed: bool = False
 
     def command(self, port: int) -> list[str]:
-        """How to start it on a port."""
+        """Return the command that starts it on a port."""
         if self.kind == "handler":
             return [sys.executable, "-m", "bench.systems.handler", str(port)]
         program = [sys.executable, "-m", "bench.profile.timed"] if self.timed else [recon_program()]
@@ -80,14 +80,14 @@ SYSTEMS = {
 
 @dataclass(slots=True)
 class Server:
-    """A system that runs; `problem` says, once it has been stopped, what was wrong with its end."""
+    """A running system. After its end, `problem` says what was wrong with the end, if anything."""
 
     port: int
     pid: int
     problem: str | None = None
 
     def figures(self) -> dict[str, float]:
-        """The figures of /metrics, each summed over its labels but for the step of a batch."""
+        """Return the figures of /metrics, each summed over its labels except for the step of a batch."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_TIMEOUT)
         try:
             connection.request("GET", "/metrics")
@@ -109,7 +109,7 @@ class Server:
 
 @contextmanager
 def serving(system: System, database_url: str, log: Path) -> Iterator[Server]:
-    """Start a system, wait until it answers, and end it, with requests in flight answered."""
+    """Start a system and wait until it answers; stop it gracefully afterwards."""
     port = _free_port()
     with log.open("w") as output:
         process = subprocess.Popen(  # noqa: S603 (our own commands)
@@ -118,7 +118,7 @@ def serving(system: System, database_url: str, log: Path) -> Iterator[Server]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the benchmark, which ends what it started
+            start_new_session=True,  # so that Ctrl-C reaches the benchmark only, which stops the system
         )
     server = Server(port, process.pid)
     try:
@@ -151,7 +151,7 @@ def _status(port: int, path: str) -> int | None:
 
 
 def _stop(process: "subprocess.Popen[bytes]", log: Path) -> str | None:
-    """End a system and all that it started; what was wrong with how it ended."""
+    """Stop a system and its descendants; return what was wrong with the end, if anything."""
     try:
         if process.poll() is not None:
             return f"it ended by itself: {_end_of(log)}"
@@ -161,7 +161,7 @@ def _stop(process: "subprocess.Popen[bytes]", log: Path) -> str | None:
         return f"it had to be killed {STOP_TIMEOUT} seconds after SIGTERM"
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its session's; usually nobody is left
+            os.killpg(process.pid, signal.SIGKILL)  # all processes of its session; usually none is left
         process.wait()
     return None if code == 0 else f"it ended with exit code {code}: {_end_of(log)}"
 

@@ -1,4 +1,4 @@
-"""What recon is held against that has no HTTP: pgbench with one function call a transaction, and a bare SELECT."""
+"""The raw database, without HTTP: pgbench with one function call per transaction, and a single SELECT."""
 
 import os
 import random
@@ -17,13 +17,13 @@ from bench.load.wrk import GRACE, LoadFailed, cpu_of_children
 from recon.database.embedded.postmaster import programs
 from recon.database.transactions import SESSION, Connection
 
-ROWS = 200_000  # in the table before, so that conflicts are as rare as in a shop's grown table
+ROWS = 200_000  # stored before, so that conflicts are as rare as in the large table of a shop
 MAX_TRIES = 200  # as recon's retry_limit
 OPTIONS = "-c default_transaction_isolation=serializable -c plan_cache_mode=force_generic_plan"  # as recon's sessions
-SAMPLED = 0.1  # of the transactions have their latency logged
+SAMPLED = 0.1  # share of the transactions whose latency is logged
 
-# Match or insert, the README's rules 1 and 3 and the look-ups of the others: what one request of the
-# workload "new" needs of the database, and no more. The phone is "+" and its match key, so no key is derived here.
+# Match or insert: the README's rules 1 and 3, and the look-ups of the others. A request of the workload
+# "new" needs exactly this from the database. The phone is "+" and its match key, so no key is derived here.
 FUNCTION = f"""
 CREATE FUNCTION identify(space text, person bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
@@ -49,18 +49,18 @@ BEGIN
     RETURN found;
 END
 $$
-"""  # noqa: S608 (put together from constants)
-# Each client counts on by itself, in a range of its own.
+"""  # noqa: S608 (built from constants)
+# Each client counts in its own range.
 SCRIPT = """
 \\set person :person + 1
 SELECT identify(:space::text, :client_id * 100000 + :person);
 """
-SPAN = 100_000  # requests that one client may send: as in SCRIPT; 256 clients' ranges stay below people.PRIME
+SPAN = 100_000  # maximum requests of one client, as in SCRIPT; 256 clients' ranges stay below people.PRIME
 
 
 @dataclass(frozen=True, slots=True)
 class RawLoad:
-    """What one run of pgbench or of SELECTs came to; `cpu` is the client's own, in seconds."""
+    """The figures of one run of pgbench or of SELECTs; `cpu` is the CPU time of the client, in seconds."""
 
     requests: int
     seconds: float
@@ -77,7 +77,7 @@ def program() -> Path:
 
 
 def create_function(url: str) -> None:
-    """Make the function that pgbench calls."""
+    """Create the function that pgbench calls."""
 
     async def create() -> None:
         connection = await asyncpg.connect(url)
@@ -90,7 +90,7 @@ def create_function(url: str) -> None:
 
 
 def run_pgbench(url: str, space: str, *, clients: int, seconds: int, folder: Path) -> RawLoad:
-    """New customers only, from as many clients, each in a transaction of its own; logs go to `folder`."""
+    """Add new customers from `clients` clients, each customer in a transaction of its own; logs go to `folder`."""
     script = folder / "pgbench.sql"
     script.write_text(SCRIPT)
     for old in folder.glob("latency*"):
@@ -125,12 +125,12 @@ def run_pgbench(url: str, space: str, *, clients: int, seconds: int, folder: Pat
 def _figure(pattern: str, text: str) -> float:
     found = re.search(pattern, text)
     if found is None:
-        raise LoadFailed(f"pgbench did not say {pattern!r}: {text}")
+        raise LoadFailed(f"pgbench did not print {pattern!r}: {text}")
     return float(found[1])
 
 
 def _latencies(folder: Path) -> list[float]:
-    """Sorted, in milliseconds, over all tries of a transaction; its third column is in microseconds."""
+    """Return the sorted latencies in milliseconds, retries included; the third column is in microseconds."""
     lines = (line.split() for log in folder.glob("latency.*") for line in log.read_text().splitlines())
     latencies = sorted(int(columns[2]) / 1000 for columns in lines if columns[2].isdigit())
     if not latencies:
@@ -142,9 +142,9 @@ SELECT = "SELECT id FROM contact WHERE email = $1 AND deleted_at IS NULL"
 
 
 def run_select(url: str, count: int, *, seconds: int) -> RawLoad:
-    """One prepared SELECT after another by a random one of the `count` seeded emails, in a session like recon's.
+    """Run a prepared SELECT by a random one of the `count` seeded emails again and again, in a session like recon's.
 
-    Not in one of recon's own: it would end with its time-out, long before the series.
+    A session of recon's pool would end by its time-out, long before the series.
     """
     latencies: list[float] = []
 
@@ -159,7 +159,7 @@ def run_select(url: str, count: int, *, seconds: int) -> RawLoad:
             ended = time.perf_counter()
             latencies.append((ended - started) * 1000)
             if found is None:
-                raise LoadFailed("a seeded customer is not there")
+                raise LoadFailed("a seeded customer is missing")
 
     async def run() -> None:
         session = SESSION | {"default_transaction_isolation": "serializable"}
