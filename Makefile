@@ -1,10 +1,10 @@
-# Everything that a developer does, each with one word. Needs Python 3.11 or newer, and make.
+# The commands for developers. Needs Python 3.11 or newer, and make.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --require-hashes -r
 
-# Whether .venv works: it is in this folder and not moved here, its Python is there and new enough, and it has pip.
+# Whether .venv works: it was created in this folder, its Python exists and is new enough, and it has pip.
 SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
 WORKS := $(shell grep -qsF "$(CURDIR)/.venv" $(BIN)/activate && $(BIN)/python -c 'import pip; $(SUPPORTED)' 2>/dev/null && echo yes)
 
@@ -17,7 +17,7 @@ help:  ## Show this list
 run: install  ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL
 	@exec $(BIN)/recon serve
 
-install: .venv/runtime  ## Make .venv with recon in it (.venv/bin/recon)
+install: .venv/runtime  ## Create .venv with recon in it (.venv/bin/recon)
 
 reset: install  ## Delete the data of the embedded PostgreSQL, which `make run` uses
 	@$(BIN)/recon reset --yes
@@ -55,7 +55,7 @@ SOAK_MINUTES ?= 10
 soak: .venv/dev  ## Load, fault injection, overload and fuzzing for ten minutes, with a check of every answer
 	$(BIN)/python -m tests.harness.soak --minutes $(SOAK_MINUTES) $(SOAK_OPTIONS)
 
-lock: .venv/dev  ## Choose the newest versions of all dependencies and write the lock files
+lock: .venv/dev  ## Write the lock files with the newest versions of all dependencies
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade --python-version 3.11 \
 		--extra build --output-file requirements.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade --python-version 3.11 \
@@ -71,21 +71,21 @@ docker:  ## Build the images recon (with the embedded PostgreSQL) and recon:slim
 	docker build --tag recon $(LABELS) --target trial .
 	docker build --tag recon:slim $(LABELS) --target slim .
 
-clean:  ## Take away what the other commands made (not the data)
+clean:  ## Remove what the other commands created (not the data)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
 VERSION = $(or $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null),not there)
 TOO_OLD = recon needs Python 3.11 or newer, and $(PYTHON) is $(VERSION). \
 	Install a newer one and name it, for example: make PYTHON=python3.12
 NO_VENV = $(PYTHON) cannot create a virtual environment. On Debian and Ubuntu: apt install python3-venv
-# $(error) prints one line, and no second one about the recipe that failed.
+# $(error) prints one line, without a second line about the failed recipe.
 environment:
 	$(if $(shell $(PYTHON) -c '$(SUPPORTED)' 2>/dev/null && echo yes),,$(error $(TOO_OLD)))
 	$(if $(shell $(PYTHON) -c 'import ensurepip, venv; ensurepip.version()' 2>/dev/null && echo yes),,$(error $(NO_VENV)))
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
 
-# Each stamp is as new as the environment it stands for, so a second run has nothing to do.
+# Each stamp file has the time of the installation, so a second run has nothing to do.
 .venv/runtime: requirements.txt pyproject.toml $(if $(filter yes,$(WORKS)),,environment)
 	@echo "recon: installing into .venv (once, about a minute)"
 	@$(INSTALL) requirements.txt

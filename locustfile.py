@@ -1,9 +1,9 @@
-"""Load for recon, every answer checked: `locust` for the web page, `locust --headless -u 50 -r 10 -t 1m` without.
+"""A load test of recon that checks every answer: `locust` with the web page, `locust --headless -u 50 -r 10 -t 1m`.
 
-Each simulated user is a shop with customers of its own, so it can tell by the README's rules what every
-answer has to be. A wrong answer is a failed request, and any failure makes locust exit with 1. What is
-wrong is said without quoting an email or a phone number. The shares of KINDS are options and variables
-(`--new 50`, `LOCUST_NEW=50`; `locust --help` cannot show them) and fields of the web page.
+Each simulated user is a shop with its own customers, so it can compute every right answer by the README's
+rules. A wrong answer is a failed request, and any failure makes locust exit with 1. Failures quote no email
+and no phone number. The shares of KINDS are options and variables (`--new 50`, `LOCUST_NEW=50`; `locust
+--help` cannot show them) and fields of the web page.
 """
 
 import math
@@ -22,16 +22,16 @@ from locust.env import Environment
 from locust.exception import StopTest
 from pydantic import BaseModel, Field, ValidationError
 
-KINDS = {  # of requests: the usual share, and whose they are
+KINDS = {  # of requests: the default share, and the customers
     "returning": (70, "known customers who bring nothing new"),
     "new": (20, "customers never seen before"),
     "another": (8, "known customers with another email or phone number"),
     "joining": (2, "customers whose email and phone number were two people so far"),
 }
-MAX_CUSTOMERS = 100  # that a shop remembers: some 100 kB
-MAX_CONTACTS = 20  # of a customer who is remembered: those who join others would grow without end
+MAX_CUSTOMERS = 100  # that a shop remembers: about 100 kB
+MAX_CONTACTS = 20  # of a remembered customer; customers that join others would grow without limit
 
-random = SystemRandom()  # no state that locust's worker processes could inherit, and make up the same customers
+random = SystemRandom()  # without a state that worker processes inherit, with which all would invent the same customers
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -44,7 +44,7 @@ def add_shares(parser: LocustArgumentParser, **_: Any) -> None:
 
 
 def shares(environment: Environment) -> list[float]:
-    """The shares in the order of KINDS; raises ValueError when they cannot be used."""
+    """Return the shares in the order of KINDS. Raises ValueError if they are invalid."""
     given = [float(getattr(environment.parsed_options, kind)) for kind in KINDS]
     if not (all(0 <= share < math.inf for share in given) and any(given)):
         raise ValueError(f"the shares --{', --'.join(KINDS)} must be 0 or more, and one of them more than 0")
@@ -53,7 +53,7 @@ def shares(environment: Environment) -> list[float]:
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def refuse_options(environment: Environment, **_: Any) -> None:
-    """Do not even start with shares that cannot be used."""
+    """Refuse to start with invalid shares."""
     try:
         shares(environment)
     except ValueError as error:
@@ -62,7 +62,7 @@ def refuse_options(environment: Environment, **_: Any) -> None:
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def refuse_form(environment: Environment, **_: Any) -> None:
-    """Stop a run that the web page started with shares that cannot be used."""
+    """Stop a run that the web page started with invalid shares."""
     try:
         shares(environment)
     except ValueError as error:
@@ -71,13 +71,13 @@ def refuse_form(environment: Environment, **_: Any) -> None:
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]
 def fail_for_any_failure(environment: Environment, **_: Any) -> None:
-    """Exit with 1 when a request has failed, or this file; on a master: those of any worker."""
+    """Exit with 1 if a request failed or this file raised an exception; on a master, for any worker."""
     if environment.stats.errors or (environment.runner is not None and environment.runner.exceptions):
         environment.process_exit_code = 1
 
 
 class Contact(BaseModel, strict=True, extra="forbid"):
-    """What an answer says: exactly these fields, with no null anywhere."""
+    """The identity in an answer: exactly these fields, without null."""
 
     primary: int = Field(alias="primaryContactId")
     primary_again: int = Field(alias="primaryContatctId")
@@ -93,11 +93,11 @@ class Answer(BaseModel, strict=True, extra="forbid"):
 
 
 class WrongAnswer(Exception):
-    """What is wrong with an answer."""
+    """An answer is wrong; the message says how."""
 
 
 class Row(NamedTuple):
-    """What a request said: its place among the shop's, the email in normal form, the phone in the form sent."""
+    """A request: its place among those of the shop, the email in canonical form, the phone number as sent."""
 
     place: int
     email: str | None
@@ -106,19 +106,19 @@ class Row(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Customer:
-    """Who recon should know: what each contact said, oldest first, and the contacts' ids, the primary's first."""
+    """A customer that recon knows: a row per contact, oldest first, and the contacts' ids, the primary's first."""
 
     rows: list[Row]
     ids: list[int]
 
     @property
     def emails(self) -> list[str]:
-        """As in an answer."""
+        """The emails as in an answer."""
         return list(dict.fromkeys(row.email for row in self.rows if row.email is not None))
 
     @property
     def phones(self) -> dict[str, str]:
-        """As in an answer, each with its digits as key."""
+        """The phone numbers as in an answer, by their digits."""
         first_seen: dict[str, str] = {}
         for row in self.rows:
             if row.phone is not None:
@@ -127,12 +127,12 @@ class Customer:
 
 
 def digits(phone: str) -> str:
-    """What a phone is matched by."""
+    """Return the match key of a phone number."""
     return "".join(filter(str.isdigit, phone))
 
 
 def predict(touched: list[Customer], said: Row) -> Customer:
-    """Rules 1 to 4: the customers whom a request touches are one, with a contact more if they lack what it says."""
+    """Apply rules 1 to 4: merge the customers that a request matches, and add a contact if its identifiers are new."""
     oldest_first = sorted(touched, key=lambda customer: customer.rows[0])
     one = Customer(
         rows=sorted(row for customer in touched for row in customer.rows),
@@ -157,33 +157,33 @@ def read(response: FastResponse) -> Contact:
 
 
 def compare(contact: Contact, said: Row, expected: Customer) -> None:
-    """Raise WrongAnswer with the first thing in which an answer is not what it should be, if there is one."""
+    """Raise WrongAnswer with the first difference between an answer and the expected customer, if any."""
     ids = [contact.primary, *contact.secondaries]
     phone_keys = [digits(phone) for phone in contact.phones]
     answered, known = {*contact.emails, *phone_keys}, {*expected.emails, *expected.phones}
     wrong = {
         "the two spellings of the primary's id differ": contact.primary != contact.primary_again,
         "the primary is among the secondaries": contact.primary in contact.secondaries,
-        "a secondary is there twice": len({*ids}) != len(ids),
-        "an email is there twice": len({*contact.emails}) != len(contact.emails),
-        "a phone number is there twice": len({*phone_keys}) != len(phone_keys),
+        "a secondary occurs twice": len({*ids}) != len(ids),
+        "an email occurs twice": len({*contact.emails}) != len(contact.emails),
+        "a phone number occurs twice": len({*phone_keys}) != len(phone_keys),
         "the request's email is missing": said.email is not None and said.email not in contact.emails,
         "the request's phone number is missing": said.phone is not None and digits(said.phone) not in phone_keys,
-        "what was answered together no longer is": not known <= answered,
-        "something of another customer is there": not answered <= known,
+        "an identifier of an earlier answer is missing": not known <= answered,
+        "an identifier of another customer is present": not answered <= known,
         "the emails are in the wrong order": contact.emails != expected.emails,
         "the phone numbers are in the wrong order or form": contact.phones != [*expected.phones.values()],
         "the primary is not the oldest contact": expected.ids[:1] not in ([], [contact.primary]),
-        "a contact has gone": not {*expected.ids} <= {*ids},
+        "a contact of an earlier answer is missing": not {*expected.ids} <= {*ids},
         "there are too many or too few contacts": len(ids) != len(expected.rows),
     }
-    for what, is_so in wrong.items():
-        if is_so:
-            raise WrongAnswer(what)
+    for difference, exists in wrong.items():
+        if exists:
+            raise WrongAnswer(difference)
 
 
 def typed(said: Row) -> dict[str, str | int | None]:
-    """A request that says it the way that people and programs do: in capitals, with blanks, with a number."""
+    """Return the request's body, in a spelling that clients use: capitals, blanks, a number instead of text."""
     email, phone = said.email or "", said.phone or ""
     return {
         "email": random.choice([email or None, email.upper(), f" {email} "]),
@@ -192,29 +192,29 @@ def typed(said: Row) -> dict[str, str | int | None]:
 
 
 def both_or_one(emails: Iterable[str], phones: Iterable[str]) -> list[tuple[str | None, str | None]]:
-    """All that can be said with these: an email and a phone, or only one of them."""
+    """Return all combinations: an email and a phone number, or only one of them."""
     return list(product([*emails, None], [*phones, None]))[:-1]  # the last is neither
 
 
 class Shop(FastHttpUser):
-    """One request after another, as fast as they are answered; the statistics tell the kinds apart."""
+    """A shop that sends one request after another, without pause; the statistics are by kind."""
 
     host = "http://127.0.0.1:8000"
     max_redirects = 0  # recon has none
 
     def on_start(self) -> None:
-        """Open with no customers, and a number that no other shop has, in this run or another."""
+        """Start without customers, and with a random number that no other shop has, in any run."""
         self.shares = shares(self.environment)
-        self.customers: list[Customer] = []  # the last seen last
+        self.customers: list[Customer] = []  # the most recent one is the last
         self.number = random.randrange(10**15, 10**16)
         self.places = count(1)
 
     @task
     def visit(self) -> None:
-        """Let a customer come, and check what recon makes of it."""
+        """Send a request of a customer, and check the answer."""
         kind, touched, said = self.choose(next(self.places))
         expected = predict(touched, said)
-        # Forgotten until the answer proves right: after a failure there is no telling what recon knows.
+        # Forget them until the answer is right: after a failure, what recon has stored is unknown.
         self.customers = [customer for customer in self.customers if customer not in touched]
         with self.client.post("/identify", json=typed(said), name=kind, catch_response=True) as response:
             try:
@@ -230,20 +230,20 @@ class Shop(FastHttpUser):
             self.customers = [*self.customers, expected][-MAX_CUSTOMERS:]
 
     def choose(self, place: int) -> tuple[str, list[Customer], Row]:
-        """A kind, the customers it touches, and what is said; someone new while there are too few to touch."""
+        """Choose a kind, the customers that it matches, and a request; a new customer while others are too few."""
         [kind] = random.choices([*KINDS], self.shares)
         touched = random.sample(self.customers, min(2 if kind == "joining" else 1, len(self.customers)))
         new_email, new_phone = f"customer{place}@shop{self.number}.example.com", f"{self.number}{place}"
-        ways: list[tuple[str | None, str | None]] = []
+        choices: list[tuple[str | None, str | None]] = []
         match kind, touched:
             case "returning", [one]:
-                ways = both_or_one(one.emails, one.phones)
+                choices = both_or_one(one.emails, one.phones)
             case "another", [one]:
-                ways = [*product(one.emails, [new_phone]), *product([new_email], one.phones)]
+                choices = [*product(one.emails, [new_phone]), *product([new_email], one.phones)]
             case "joining", [one, two]:
-                ways = [*product(one.emails, two.phones), *product(two.emails, one.phones)]
-        if not ways:
-            kind, touched, ways = "new", [], both_or_one([new_email], [new_phone])
-        email, phone = random.choice(ways)
+                choices = [*product(one.emails, two.phones), *product(two.emails, one.phones)]
+        if not choices:
+            kind, touched, choices = "new", [], both_or_one([new_email], [new_phone])
+        email, phone = random.choice(choices)
         written = phone and random.choice([phone, f"+{phone[:-10]} ({phone[-10:-7]}) {phone[-7:-4]}-{phone[-4:]}"])
         return kind, touched, Row(place, email, written)

@@ -110,17 +110,17 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "the primary is among the secondaries": lambda contact: contact["secondaryContactIds"].append(
         contact["primaryContactId"]
     ),
-    "a secondary is there twice": lambda contact: contact["secondaryContactIds"].extend([10**9, 10**9]),
-    "an email is there twice": lambda contact: contact["emails"].extend(contact["emails"]),
-    "a phone number is there twice": lambda contact: contact["phoneNumbers"].extend(contact["phoneNumbers"]),
+    "a secondary occurs twice": lambda contact: contact["secondaryContactIds"].extend([10**9, 10**9]),
+    "an email occurs twice": lambda contact: contact["emails"].extend(contact["emails"]),
+    "a phone number occurs twice": lambda contact: contact["phoneNumbers"].extend(contact["phoneNumbers"]),
     "the request's email is missing": lambda contact: contact["emails"].clear(),
     "the request's phone number is missing": lambda contact: contact["phoneNumbers"].clear(),
-    "what was answered together no longer is": _keep_the_first,
-    "something of another customer is there": lambda contact: contact["emails"].append("doc@hillvalley.edu"),
+    "an identifier of an earlier answer is missing": _keep_the_first,
+    "an identifier of another customer is present": lambda contact: contact["emails"].append("doc@hillvalley.edu"),
     "the emails are in the wrong order": lambda contact: contact["emails"].reverse(),
     "the phone numbers are in the wrong order or form": lambda contact: contact["phoneNumbers"].reverse(),
     "the primary is not the oldest contact": _swap_primary,
-    "a contact has gone": _replace_secondaries,
+    "a contact of an earlier answer is missing": _replace_secondaries,
     "there are too many or too few contacts": lambda contact: contact["secondaryContactIds"].append(10**9),
 }
 
