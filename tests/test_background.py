@@ -1,4 +1,4 @@
-"""Background tasks: none of them ends without a line in the log."""
+"""Background tasks: a failure of a task is always logged."""
 
 import asyncio
 import gc
@@ -26,16 +26,16 @@ from recon.settings import Settings
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start again at once."""
+    """Restart failed tasks without a pause."""
     monkeypatch.setattr(background, "RESTART_PAUSE", 0)
 
 
 class Planted(Exception):
-    """An error that nobody expects."""
+    """An unexpected error."""
 
 
 def failures(caplog: pytest.LogCaptureFixture) -> list[tuple[str, bool]]:
-    """The lines about failed tasks, each with whether it has the planted error."""
+    """Return the lines about failed tasks, each with whether it has the planted error."""
     return [
         (record.getMessage(), bool(record.exc_info and isinstance(record.exc_info[1], Planted)))
         for record in caplog.records
@@ -44,7 +44,7 @@ def failures(caplog: pytest.LogCaptureFixture) -> list[tuple[str, bool]]:
 
 
 async def test_a_task_that_fails_starts_again(caplog: pytest.LogCaptureFixture) -> None:
-    """Each failure is logged with its error, and the task goes on until it returns."""
+    """Each failure is logged with its error, and the task is started again until it returns."""
     runs = 0
 
     async def work() -> None:
@@ -60,7 +60,7 @@ async def test_a_task_that_fails_starts_again(caplog: pytest.LogCaptureFixture) 
 
 
 async def test_a_task_that_awaits_something_cancelled_starts_again(caplog: pytest.LogCaptureFixture) -> None:
-    """Only the cancellation of the task itself ends it."""
+    """Only the cancellation of the task itself ends the task."""
     runs = 0
 
     async def work() -> None:
@@ -85,7 +85,7 @@ async def test_a_task_that_awaits_something_cancelled_starts_again(caplog: pytes
 
 
 async def test_a_task_that_runs_once_is_logged_when_it_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """The line comes at once, also while something still refers to the task, and although nothing awaits it."""
+    """The failure is logged at once, even if something still refers to the task and nothing awaits it."""
 
     async def work() -> None:
         raise Planted
@@ -98,7 +98,7 @@ async def test_a_task_that_runs_once_is_logged_when_it_fails(caplog: pytest.LogC
 
 
 async def test_a_task_that_nothing_refers_to_goes_on() -> None:
-    """The garbage collector takes no running task away."""
+    """The garbage collector does not remove a running task."""
     ended = asyncio.Event()
 
     async def work() -> None:
@@ -124,7 +124,7 @@ async def _logged(caplog: pytest.LogCaptureFixture, times: int = 2) -> None:
 async def test_the_reload_of_api_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, database_url: str
 ) -> None:
-    """An error that nobody expects does not end it: the next change of the file counts again."""
+    """After an unexpected error, the next change of the key file is loaded."""
     file = tmp_path / "keys"
     file.write_text(new_key("one", ["read"])[1])
     app = create_app(Settings(database_url=database_url, api_keys_file=file))
@@ -154,7 +154,7 @@ async def test_the_reload_of_api_keys(
 async def test_the_watch_over_connections(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, database_url: str
 ) -> None:
-    """It goes on after an error that nobody expects."""
+    """The watch over connections continues after an unexpected error."""
 
     def fails(_: Server, _settings: Settings, _now: float) -> None:
         raise Planted
@@ -170,7 +170,7 @@ async def test_the_watch_over_connections(
 
 
 async def test_a_batch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A lane goes on with the next batch after an error that nobody expects."""
+    """After an unexpected error, the next batch is processed."""
 
     async def work(requests: Requests) -> list[bytes]:
         return [b"answer"] * len(requests())
@@ -191,7 +191,7 @@ async def test_a_batch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptur
 
 
 async def test_the_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They go on after an error that nobody expects, which the event loop reports."""
+    """Deadlines work after an unexpected error, which the event loop reports."""
     loop = asyncio.get_running_loop()
     reported: list[object] = []
     monkeypatch.setattr(loop, "call_exception_handler", lambda context: reported.append(context["exception"]))
@@ -215,7 +215,7 @@ async def test_the_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_the_wait_for_the_database(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, database_url: str, unused_tcp_port: int
 ) -> None:
-    """It goes on after an error that nobody expects, and ends when the database is there."""
+    """The wait continues after an unexpected error, and ends when the database is available."""
     database = Database(f"postgresql://recon@127.0.0.1:{unused_tcp_port}/recon")
     async with database.opened():
 

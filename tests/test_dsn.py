@@ -1,4 +1,4 @@
-"""The database URL: what is refused, what it names, and that no message quotes it."""
+"""The database URL: which URLs are refused, which server they name, and that no message quotes them."""
 
 import os
 
@@ -27,7 +27,7 @@ REFUSED = [
     "postgresql://host/shop?password=pa@ss",
     "postgresql://host/shop?password=pa&ss",
     "postgresql://host/shop?port=pass",
-    "postgresql://recon:pa\u2100ss@host/shop@",  # of which Python's own parser quotes the whole host
+    "postgresql://recon:pa\u2100ss@host/shop@",  # in its error, Python's parser quotes the whole host
     "postgresql://host,/pass",
     "postgres:pass",
     "pass",
@@ -37,7 +37,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("url", REFUSED)
 def test_a_url_that_can_be_read_in_two_ways_is_refused(url: str) -> None:
-    """The message says what to do, and quotes nothing of the URL."""
+    """An ambiguous URL is refused; the message says what to do, and quotes nothing of the URL."""
     with pytest.raises(ValueError, match=f"{ENCODE}|^must start with postgresql://$") as caught:
         dsn.checked(url)
 
@@ -49,7 +49,7 @@ def test_a_url_that_can_be_read_in_two_ways_is_refused(url: str) -> None:
 @pytest.mark.parametrize("command", ["serve", "check", "schema"])
 @pytest.mark.parametrize("mark", "@/?#")
 def test_every_command_refuses_it_in_a_line(command: str, mark: str) -> None:
-    """There is no traceback, and no part of the password in the output."""
+    """Every command refuses such a URL without a traceback, and without any part of the password."""
     url = f"postgresql://recon:hunter{mark}seven@127.0.0.1:1/shop"
 
     arguments = ["--apply"] if command == "schema" else []
@@ -85,7 +85,7 @@ ACCEPTED = [
 def test_where_a_url_leads_is_where_the_driver_goes(
     url: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hosts, the database and the user of the messages are those that the driver uses."""
+    """Messages name the hosts, the database and the user that the driver uses."""
     for name in [name for name in os.environ if name.startswith("PG")]:
         monkeypatch.delenv(name)
     for name, value in variables.items():
@@ -112,7 +112,7 @@ def _shown(address: str | tuple[str, int]) -> str:
 
 
 def test_what_has_no_host_is_named() -> None:
-    """Without a host anywhere the driver looks for a socket; with a service its file says where."""
+    """Without a host, messages name the local socket; with a service, the service."""
     assert dsn.server_of("postgresql://u@/d").hosts == "the local socket"
     assert dsn.server_of("postgresql://?service=shop") == ("that of the service shop",) * 3
 

@@ -1,4 +1,4 @@
-"""The limit of the lines that clients cause."""
+"""The rate limit of log lines that clients can cause."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ class _Clock:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_fifty_lines_in_any_second(seed: int) -> None:
-    """Whenever the lines come, no second has more than fifty, and those left out are all counted."""
+    """No second has more than fifty lines, whenever they come, and all suppressed lines are counted."""
     chance = random.Random(seed)  # noqa: S311
     clock = _Clock()
     failures = Failures(clock)
@@ -42,7 +42,7 @@ def test_fifty_lines_in_any_second(seed: int) -> None:
 
 
 def test_a_quiet_log_is_complete() -> None:
-    """Failures that are fewer than the limit are all logged."""
+    """Below the limit, all failures are logged."""
     clock = _Clock()
     failures = Failures(clock)
     for _ in range(200):
@@ -52,7 +52,7 @@ def test_a_quiet_log_is_complete() -> None:
 
 
 def test_lines_of_a_logger() -> None:
-    """A logger that clients can make write has the same limit, and says what was left out."""
+    """A logger whose lines clients can cause has the same limit, and counts the suppressed lines."""
     clock = _Clock()
     failures = Failures(clock)
     records = [logging.makeLogRecord({"msg": "x"}) for _ in range(100)]
@@ -65,7 +65,7 @@ def test_lines_of_a_logger() -> None:
 
 
 async def test_failures_of_recon_itself(start_recon: StartRecon, database_url: str) -> None:
-    """500s with their tracebacks are under the limit as well."""
+    """Responses with status 500, which are logged with tracebacks, are under the limit as well."""
     await execute(database_url, "ALTER TABLE contact ADD CONSTRAINT made_up CHECK (email <> 'a@shop.example')")
     process = start_recon("--database-url", database_url)
     started = time.monotonic()
@@ -83,7 +83,7 @@ async def test_failures_of_recon_itself(start_recon: StartRecon, database_url: s
 
 
 async def test_connections_above_the_limit(start_recon: StartRecon, database_url: str) -> None:
-    """Each is refused without a line of its own."""
+    """Connections above the limit are refused without a log line each."""
     process = start_recon("--database-url", database_url, "--max-connections", "5", "--log-level", "debug")
     refused = 0
     with idle_connections(process.port, 5):

@@ -1,4 +1,4 @@
-"""The contract's scenarios, step by step, in each way that recon can run."""
+"""The scenarios of the API's contract, step by step, in each configuration of recon."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ FORMS = {"default": {}, "plain": {"coalesce": False, "writer_lane": False}}
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario["name"])
 async def test_scenario(scenario: dict[str, Any], form: str, make_client: MakeClient, database_url: str) -> None:
-    """Each step is answered as the scenario says, and the table ends as it says."""
+    """Each step is answered, and the table ends, as the scenario says."""
     await expect_scenario(scenario, await make_client(**FORMS[form]), database_url)
 
 
@@ -41,7 +41,7 @@ async def expect_scenario(scenario: dict[str, Any], client: "TestClient[Any, Any
 
 
 def _named(contact: dict[str, Any], ids: list[int]) -> dict[str, Any]:
-    """The answer with "$n" for the id of the n-th row, as the scenarios write it."""
+    """Replace the id of the n-th row in an answer by "$n", as the scenarios write it."""
     assert contact["primaryContactId"] == contact.pop("primaryContatctId")
     seen = [contact["primaryContactId"], *contact["secondaryContactIds"]]
     ids += sorted(new for new in seen if new not in ids)

@@ -1,4 +1,4 @@
-"""What the operator sees: liveness, readiness, metrics, request ids."""
+"""Endpoints for the operator: liveness, readiness, metrics, request ids."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ from tests.harness.processes import MakeClient
 
 
 async def figures(client: "TestClient[Any, Any]") -> dict[tuple[str, ...], float]:
-    """Every sample at /metrics, by its name and the values of its labels in the order of their names."""
+    """Return every sample at /metrics, by its name and the values of its labels in the order of their names."""
     response = await client.get("/metrics")
     assert response.status == 200
     return {
@@ -24,7 +24,7 @@ async def figures(client: "TestClient[Any, Any]") -> dict[tuple[str, ...], float
 
 
 async def test_alive_and_ready(client: "TestClient[Any, Any]") -> None:
-    """/healthz and /readyz answer 200 when all is well."""
+    """/healthz and /readyz answer 200 when recon can serve requests."""
     assert await (await client.get("/healthz")).json() == {"status": "alive"}
     assert await (await client.get("/readyz")).json() == {"status": "ready"}
 
@@ -39,7 +39,7 @@ async def test_not_ready_without_the_schema(make_client: MakeClient, database_ur
     assert response.status == 503
     assert "schema" in (await response.json(content_type=None))["detail"]
     assert (await client.get("/healthz")).status == 200
-    await asyncio.sleep(1.5 * STARTUP_RETRY)  # it looks again, and does not start with an empty table
+    await asyncio.sleep(1.5 * STARTUP_RETRY)  # it checks again, and does not start with an empty table
     assert (await client.get("/readyz")).status == 503
     assert (await fetch(database_url, "SELECT to_regclass('contact')"))[0][0] is None
 
@@ -78,7 +78,7 @@ async def test_metrics(make_client: MakeClient) -> None:
 
 
 async def test_retries_are_counted_by_reason(make_client: MakeClient) -> None:
-    """Transactions that met others are in the metrics, with what they met."""
+    """Retried transactions are in the metrics, with the reason of the retry."""
     import asyncio
 
     client = await make_client(coalesce=False, writer_lane=False)
@@ -93,7 +93,7 @@ async def test_retries_are_counted_by_reason(make_client: MakeClient) -> None:
 
 @pytest.mark.parametrize("given", ["abc-123", "0af7651916cd43dd8448eb211c80319c", "A.b_c"])
 async def test_a_request_id_is_taken_over(given: str, client: "TestClient[Any, Any]") -> None:
-    """A caller's X-Request-ID comes back, on errors too."""
+    """A client's X-Request-ID is in the response, also in errors."""
     for path in ("/healthz", "/nothing"):
         response = await client.get(path, headers={"X-Request-ID": given})
 
@@ -102,7 +102,7 @@ async def test_a_request_id_is_taken_over(given: str, client: "TestClient[Any, A
 
 @pytest.mark.parametrize("given", [None, "", "a b", "doc@hillvalley.edu", "x" * 65, "a;b", "ä"])
 async def test_a_request_id_is_given(given: str | None, client: "TestClient[Any, Any]") -> None:
-    """Without an id, or with one that has no place in a log, recon makes one up."""
+    """recon generates an id for a request without one, or with one that is not safe to log."""
     headers = {} if given is None else {"X-Request-ID": given}
 
     ids = {(await client.get("/healthz", headers=headers)).headers["X-Request-ID"] for _ in range(2)}
@@ -112,6 +112,6 @@ async def test_a_request_id_is_given(given: str | None, client: "TestClient[Any,
 
 
 async def test_no_versions_are_given_away(client: "TestClient[Any, Any]") -> None:
-    """The Server header names recon and nothing else."""
+    """The Server header contains the name recon and nothing else."""
     for path in ("/healthz", "/nothing", "/docs"):
         assert (await client.get(path)).headers["Server"] == "recon"

@@ -1,4 +1,4 @@
-"""The command: what it prints, what it refuses, how it exits."""
+"""The command: its output, its errors, its exit codes."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from tests.harness.processes import recon
 
 
 def test_version() -> None:
-    """--version prints it."""
+    """--version prints the version."""
     assert recon("--version").stdout == f"recon, version {__version__}\n"
 
 
 def test_schema_is_printed() -> None:
-    """`recon schema` prints schema.sql as it is, in a transaction, so that running it twice changes nothing."""
+    """`recon schema` prints schema.sql unchanged, in a transaction; running it twice changes nothing."""
     done = recon("schema")
 
     assert done.stdout == f"BEGIN;\n\n{SCHEMA}\nCOMMIT;\n"
@@ -24,7 +24,7 @@ def test_schema_is_printed() -> None:
 
 
 async def test_schema_is_applied(bare_database_url: str) -> None:
-    """`recon schema --apply` gives it to the database, once."""
+    """`recon schema --apply` creates the schema once."""
     first = recon("schema", "--apply", "--database-url", bare_database_url)
     second = recon("schema", "--apply", "--database-url", bare_database_url)
 
@@ -34,7 +34,7 @@ async def test_schema_is_applied(bare_database_url: str) -> None:
 
 
 def test_an_unknown_option_is_a_usage_error() -> None:
-    """What the command does not know is refused with a hint."""
+    """An unknown option is an error with a hint."""
     done = recon("serve", "--prot", "8000")
 
     assert done.returncode == 2
@@ -43,7 +43,7 @@ def test_an_unknown_option_is_a_usage_error() -> None:
 
 
 def test_a_data_folder_that_cannot_be() -> None:
-    """A data folder that cannot be made is one line."""
+    """A data folder that cannot be created is an error in one line."""
     done = recon("serve", "--data-dir", "/dev/null/data")
 
     assert done.returncode == 1
@@ -52,7 +52,7 @@ def test_a_data_folder_that_cannot_be() -> None:
 
 
 def test_check_without_a_schema(bare_database_url: str) -> None:
-    """A database that is not recon's cannot be checked, and is left alone."""
+    """`recon check` refuses a database without recon's schema, and changes nothing."""
     done = recon("check", "--database-url", bare_database_url)
 
     assert done.returncode == 1
@@ -60,7 +60,7 @@ def test_check_without_a_schema(bare_database_url: str) -> None:
 
 
 def test_check_without_a_database() -> None:
-    """A database that is not there is one line."""
+    """A database that does not exist is an error in one line."""
     done = recon("check", "--database-url", "postgresql://127.0.0.1:1/nothing")
 
     assert done.returncode == 1
@@ -70,7 +70,7 @@ def test_check_without_a_database() -> None:
 
 
 async def test_check_of_a_clean_database(database_url: str) -> None:
-    """No violation: exit code 0, and how much was looked at."""
+    """Without violations, the exit code is 0, and the summary says how much was checked."""
     await execute(
         database_url,
         "INSERT INTO contact (email, phone_number) VALUES ('a', '+1 (2)'), ('b', 'x')",
@@ -91,7 +91,7 @@ async def test_check_of_a_clean_database(database_url: str) -> None:
     ],
 )
 async def test_the_summary_of_a_check(rows: list[str], summary: str, database_url: str) -> None:
-    """The summary has the singular of what there is one of."""
+    """The summary uses the singular for one."""
     insert = "INSERT INTO contact (email, link_precedence, linked_id) VALUES"
     await execute(database_url, *(f"{insert} {row}" for row in rows))
 
@@ -100,7 +100,7 @@ async def test_the_summary_of_a_check(rows: list[str], summary: str, database_ur
     assert done.stdout == f"{summary}: no violations\n"
 
 
-# The schema refuses most of this, so its constraints are taken away first.
+# The schema refuses most of these rows, so the test first drops its constraints.
 UNPROTECTED = (
     "ALTER TABLE contact DROP CONSTRAINT contact_links_to_a_primary",
     "ALTER TABLE contact DROP CONSTRAINT contact_only_secondaries_link",
@@ -193,7 +193,7 @@ VIOLATIONS: dict[str, tuple[list[str], list[str]]] = {
 
 @pytest.mark.parametrize(("statements", "violations"), VIOLATIONS.values(), ids=VIOLATIONS)
 async def test_check_finds(statements: list[str], violations: list[str], database_url: str) -> None:
-    """Each broken invariant is a line with the ids it is about, beside what is missing of the schema; exit code 1."""
+    """A violated invariant is a line with the ids of its rows, as is each missing part of the schema; exit code 1."""
     await execute(database_url, *UNPROTECTED, *statements)
 
     done = recon("check", "--database-url", database_url)
@@ -205,7 +205,7 @@ async def test_check_finds(statements: list[str], violations: list[str], databas
 
 
 def test_check_knows_the_region(database_url: str) -> None:
-    """The phone keys are those of the database's default region; `check` says when its own is another one."""
+    """`check` computes phone keys with the database's default region, and reports a different own one."""
     import asyncio
 
     asyncio.run(execute(database_url, "UPDATE setting SET default_region = 'US'"))
@@ -224,7 +224,7 @@ def test_check_knows_the_region(database_url: str) -> None:
 
 
 def test_check_finds_numbers_whose_extension_was_ignored(database_url: str) -> None:
-    """A key that lacks the number's extension is a violation, also with the default region."""
+    """A key without the number's extension is a violation, also with a default region."""
     import asyncio
 
     key = "INSERT INTO contact (phone_number, phone_key) VALUES ('201-555-0199 ext. 5', '12015550199')"
@@ -238,7 +238,7 @@ def test_check_finds_numbers_whose_extension_was_ignored(database_url: str) -> N
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["reset"], ["schema"]])
 def test_help(command: list[str]) -> None:
-    """Every command says what it does and what its options mean."""
+    """Every command's help says what it does and what its options mean."""
     done: Any = recon(*command, "--help")
 
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""The settings on the command line: what is taken, what is refused in which words, what the help shows."""
+"""The settings on the command line: valid values, invalid values and their messages, the help."""
 
 import os
 import re
@@ -19,7 +19,7 @@ NO_HOST = "must be host names such as shop.example, without a port or a path"
 NO_ORIGIN = "must be origins such as https://shop.example, without a path"
 NO_REGION = "must be a two-letter country code, such as US"
 
-# Of each setting: what is said of a wrong value, and values that are wrong. Of a number: those just out of its range.
+# For each setting: the message about invalid values, and such values; for a number, those just outside its range.
 WRONG: dict[str, tuple[str, list[str]]] = {
     "host": ("", []),
     "port": ("must be a whole number from 0 to 65535", [*NUMBERS, "65536", "80.5"]),
@@ -59,7 +59,7 @@ SWITCH_NAMES = [name for name, field in Settings.model_fields.items() if field.a
 
 
 def complaints(options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What the command says when it is given these options."""
+    """Return the error messages of the command for these options."""
     with pytest.raises(SystemExit) as ended:
         load_settings(options)
     assert ended.value.code == 2
@@ -67,18 +67,18 @@ def complaints(options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> l
 
 
 def flag(name: str) -> str:
-    """The option of a setting."""
+    """Return the option of a setting."""
     return "--" + name.replace("_", "-")
 
 
 def test_every_setting_is_tried() -> None:
-    """The table above has each setting."""
+    """The table above has every setting."""
     assert list(WRONG) == list(Settings.model_fields)
 
 
 @pytest.mark.parametrize("name", [name for name in WRONG if is_option(name) and name not in SWITCH_NAMES])
 def test_a_wrong_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each wrong value of an option is one line that names the option, says what is right and quotes no value."""
+    """An invalid option is an error in one line that names the option and the valid values, and quotes no value."""
     message, values = WRONG[name]
 
     for value in values:
@@ -87,19 +87,19 @@ def test_a_wrong_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_variable(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each wrong value of a variable is the same line, with the variable that it came from, in any case of its name."""
+    """An invalid variable is an error with the same line, which names the variable as it was written."""
     message, values = WRONG[name]
 
     for variable in variables(name):
         for spelt in (variable, variable.lower()):
-            for value in filter(None, values):  # an empty variable counts as none
+            for value in filter(None, values):  # an empty variable counts as missing
                 with monkeypatch.context() as environment:
                     environment.setenv(spelt, value)
                     assert complaints({}, capsys) == [f"recon: {variable}: {message}"], value
 
 
 def test_the_variable_that_counts_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two variables of a setting the line names the one that was read; an empty one is not."""
+    """If a setting has two variables, the line names the one that was read, not an empty one."""
     monkeypatch.setenv("PORT", "http")
     message = WRONG["port"][0]
 
@@ -114,7 +114,7 @@ def test_the_variable_that_counts_is_named(capsys: pytest.CaptureFixture[str], m
 
 
 def test_every_wrong_setting_is_named() -> None:
-    """The command ends with 2 and a line for each wrong setting."""
+    """The command exits with 2 and a line for each invalid setting."""
     done = recon("serve", "--workers", "0", "--log-level", "loud", env=os.environ | {"PORT": "http"})
 
     assert done.returncode == 2
@@ -136,7 +136,7 @@ def test_every_wrong_setting_is_named() -> None:
     ],
 )
 def test_right_values(name: str, values: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ends of a range are in it, blanks around a number do no harm, and a switch takes the usual words."""
+    """The bounds of a range are valid, blanks around a number are ignored, and a switch accepts the usual words."""
     for value, meant in values.items():
         monkeypatch.setenv(variables(name)[0], value)
 
@@ -144,7 +144,7 @@ def test_right_values(name: str, values: dict[str, object], monkeypatch: pytest.
 
 
 def test_the_help_has_groups_and_choices() -> None:
-    """`recon serve --help` lists every option once, under its group, and the choices of those that have choices."""
+    """`recon serve --help` lists every option once, under its group, with its choices."""
     sections = re.split(r"^([A-Z][a-z ]+):$", recon("serve", "--help").stdout, flags=re.MULTILINE)[1:]
     options = {
         title: re.findall(r"^  (--[a-z-]+)", text, flags=re.MULTILINE)

@@ -1,7 +1,7 @@
-"""The stack of docker-compose.yml, from outside: the image, the task's examples, races, a restart, graceful shutdown.
+"""The stack of docker-compose.yml, tested from outside: the image, the task's examples, races, restart, shutdown.
 
 It builds the image, which takes a minute and needs the package registry, so it runs only with RECON_TEST_COMPOSE=1. The
-stack gets a project name, a port and volumes of its own, and leaves nothing behind.
+stack has its own project name, port and volumes, and is removed completely.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ pytestmark = [
 COMPOSE = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
 
 AT_ONCE = 50  # requests in a race
-ROUNDS = 5  # of each race: one that is lost now and then should be lost here
-HEALTHY_WITHIN = 60.0  # seconds; the first look is 10 s after the start
+ROUNDS = 5  # of each race, so that a race that is lost rarely is probably lost here
+HEALTHY_WITHIN = 60.0  # seconds; the first health check is 10 s after the start
 STOP_WITHIN = 15  # seconds from SIGTERM to SIGKILL
 BASE = "python:3.13-slim"
 SLIM = 150_000_000  # bytes that the image may add to its base
@@ -42,7 +42,7 @@ Identity = dict[str, Any]
 
 
 def test_the_stack() -> None:
-    """The stack comes up, answers right under races, keeps its data, and shuts down gracefully."""
+    """The stack starts, answers correctly under races, keeps its data, and shuts down gracefully."""
     with stack() as url:
         slim_image()
         asyncio.run(docs_page(url))
@@ -65,7 +65,7 @@ def test_the_stack() -> None:
 
 @contextmanager
 def stack() -> Iterator[str]:
-    """Bring up a stack of our own, yield recon's URL, and leave nothing of it."""
+    """Start a separate stack, yield recon's URL, and remove everything of the stack afterwards."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     os.environ |= {
@@ -84,7 +84,7 @@ def stack() -> Iterator[str]:
 
 
 def up(*options: str) -> None:
-    """Start the stack and wait until the image's own health check is content."""
+    """Start the stack and wait until the image's health check succeeds."""
     compose("up", "-d", *options)
     container = container_of("recon")
     deadline = time.monotonic() + HEALTHY_WITHIN
@@ -96,19 +96,19 @@ def up(*options: str) -> None:
 
 
 def compose(*arguments: str, check: bool = True) -> None:
-    """Run docker-compose on this file alone, without an override that may lie beside it."""
+    """Run docker-compose with this file only, without an override file beside it."""
     subprocess.run([*COMPOSE, "--file", str(ROOT / "docker-compose.yml"), *arguments], check=check)
 
 
 def container_of(service: str) -> str:
-    """The id of a service's container."""
+    """Return the id of a service's container."""
     command = [*COMPOSE, "--file", str(ROOT / "docker-compose.yml"), "ps", "-q", service]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def docker(*arguments: str) -> str:
-    """What docker says."""
-    # The name, not a path: Docker is where PATH says.
+    """Run docker and return its output."""
+    # The name instead of a path: PATH determines which Docker.
     return subprocess.run(["docker", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
@@ -116,7 +116,7 @@ def docker(*arguments: str) -> str:
 
 
 def slim_image() -> None:
-    """The stack's image adds little to its base, and says what to do where the embedded PostgreSQL would be needed."""
+    """The stack's image is small, and its error says what to do where the embedded PostgreSQL would be needed."""
     image = docker("inspect", "--format", "{{.Image}}", container_of("recon"))
     added = int(docker("image", "inspect", "--format", "{{.Size}}", image)) - int(
         docker("image", "inspect", "--format", "{{.Size}}", BASE)
@@ -143,11 +143,11 @@ async def docs_page(url: str) -> None:
                 assert response.status == HTTPStatus.OK, f"/{path}: {response.status}"
 
 
-# What is asked of it
+# Its requests
 
 
 async def examples(url: str) -> list[tuple[Body, Identity]]:
-    """The original task's examples; the questions that can be asked again, with their answers."""
+    """Run the original task's examples; return the requests that can be repeated, with their answers."""
     async with aiohttp.ClientSession(url) as http:
         async with http.get("/readyz") as response:
             assert response.status == HTTPStatus.OK, f"/readyz: {response.status}"
@@ -171,7 +171,7 @@ async def examples(url: str) -> list[tuple[Body, Identity]]:
 
 @dataclass
 class Race:
-    """Requests one after another, then requests all at once; they end as one person of so many contacts.
+    """Requests one after another, then concurrent requests; at the end they are one person of so many contacts.
 
     The answers on the way may name at most so many primaries.
     """
@@ -184,7 +184,7 @@ class Race:
 
 
 def races_of(number: int) -> list[Race]:
-    """The six races, on identifiers that no other number has."""
+    """Return the six races, on identifiers that no other race has."""
     fresh = iter(range(number * 6, number * 6 + 6))
 
     def race(name: str, before: list[tuple[int, int]], at_once: list[tuple[int, int]], *counts: int) -> Race:
@@ -207,9 +207,9 @@ def races_of(number: int) -> list[Race]:
 
 
 async def races(url: str) -> list[tuple[Body, Identity]]:
-    """Run the races; the questions that can be asked again, with their answers."""
+    """Run the races; return the requests that can be repeated, with their answers."""
     known = []
-    # A connection a request, so that none waits for another on this side.
+    # A connection per request, so that no request waits for another one in the client.
     async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=AT_ONCE)) as http:
         for number in range(ROUNDS):
             for race in races_of(number):
@@ -234,7 +234,7 @@ async def races(url: str) -> list[tuple[Body, Identity]]:
 
 
 async def identify(http: aiohttp.ClientSession, body: Body) -> Identity:
-    """The identity that recon answers with."""
+    """Send a request and return the identity in the answer."""
     async with http.post("/identify", json=body) as response:
         assert response.status == HTTPStatus.OK, f"{body}: {response.status} {await response.text()}"
         identity: Identity = (await response.json())["contact"]
@@ -242,14 +242,14 @@ async def identify(http: aiohttp.ClientSession, body: Body) -> Identity:
 
 
 def alone(identity: Identity) -> list[Body]:
-    """A question for each identifier: who is this? None of them adds a contact."""
+    """Return a request for each identifier alone; none of them adds a contact."""
     return [{"email": email} for email in identity["emails"]] + [
         {"phoneNumber": phone} for phone in identity["phoneNumbers"]
     ]
 
 
 async def expect_all(url: str, known: list[tuple[Body, Identity]]) -> None:
-    """Each question still has its answer."""
+    """Check that each request still has the same answer."""
     async with aiohttp.ClientSession(url) as http:
         answers = await asyncio.gather(*(identify(http, body) for body, _ in known))
     for (body, expected), answer in zip(known, answers, strict=True):
@@ -259,7 +259,7 @@ async def expect_all(url: str, known: list[tuple[Body, Identity]]) -> None:
 def expect_identity(
     answer: Identity, emails: list[str] | set[str], phones: list[str] | set[str], contacts: int
 ) -> None:
-    """The answer says this and has so many contacts; lists are in order, sets in any."""
+    """Check that the answer has these values and so many contacts; lists are in order, sets in any order."""
     ids = {answer["primaryContactId"], *answer["secondaryContactIds"]}
     right = (
         answer["primaryContatctId"] == answer["primaryContactId"]

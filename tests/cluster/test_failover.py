@@ -1,4 +1,4 @@
-"""A primary that is lost, and a standby that takes its place: recon finds it by itself."""
+"""Failover: the primary is lost, a standby is promoted, and recon finds it without help."""
 
 import asyncio
 import tempfile
@@ -16,8 +16,8 @@ from tests.harness.postgres import Postgres
 from tests.harness.processes import StartRecon
 
 REPLAYED = "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn AS replayed"
-# Seconds after the promotion in which recon must serve again. `make soak` holds it to five on a machine of its own;
-# tests share theirs.
+# Seconds after the promotion within which recon must serve again. `make soak` requires five on an otherwise idle
+# machine; tests share theirs.
 WELL = 20
 
 
@@ -38,7 +38,7 @@ def servers() -> Iterator[tuple[Postgres, Postgres]]:
             finally:
                 standby.stop()
         finally:
-            with suppress(Exception):  # it may have been ended
+            with suppress(Exception):  # it may have ended before
                 primary.stop()
 
 
@@ -54,7 +54,7 @@ async def _said(url: str, email: str) -> int:
 
 
 async def test_a_failover(servers: tuple[Postgres, Postgres], start_recon: StartRecon) -> None:
-    """recon serves from the primary wherever that is in the list, is not ready without one, and finds the new one."""
+    """recon serves from the primary wherever it is in the list, is not ready without one, and finds the new one."""
     primary, standby = servers
     process = start_recon("--database-url", _url(standby.port, primary.port))
     assert await _said(process.url, "before@failover.example") == 200
@@ -74,7 +74,7 @@ async def test_a_failover(servers: tuple[Postgres, Postgres], start_recon: Start
 
 
 async def _caught_up(standby: Postgres, primary: Postgres) -> None:
-    """Return once a standby has all that the primary has by now."""
+    """Return once the standby has everything that the primary has now."""
     [now] = await fetch(primary.url(), "SELECT pg_current_wal_flush_lsn()::text AS lsn")
     async with asyncio.timeout(WELL):
         while not (await fetch(standby.url(), REPLAYED, now["lsn"]))[0]["replayed"]:
@@ -82,9 +82,9 @@ async def _caught_up(standby: Postgres, primary: Postgres) -> None:
 
 
 async def test_a_standby_alone(servers: tuple[Postgres, Postgres], start_recon: StartRecon) -> None:
-    """Where there is only a standby, recon waits, also when nothing in the URL says that it needs a primary."""
+    """With a standby only, recon waits, also if the URL does not ask for a primary."""
     primary, standby = servers
-    start_recon("--database-url", primary.url())  # so that the schema is there
+    start_recon("--database-url", primary.url())  # this creates the schema
     await _caught_up(standby, primary)
     process = start_recon("--database-url", standby.url(), ready=False)
     async with aiohttp.ClientSession() as session, asyncio.timeout(WELL):

@@ -1,4 +1,4 @@
-"""Connecting: each failure is one line with its cause, and no failure ends the waiting."""
+"""Connecting: each failure is one line with its cause, and recon retries after every failure."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ SECRET = "hunter2"  # noqa: S105
 
 
 def at(url: str, *, user: str | None = None, database: str | None = None) -> str:
-    """The same server's URL, for another user with the secret as its password, or another database."""
+    """Return the same server's URL, with another user and the secret as its password, or with another database."""
     parts = urlsplit(url)
     if user is not None:
         parts = parts._replace(netloc=f"{user}:{SECRET}@{parts.netloc.rpartition('@')[2]}")
@@ -36,7 +36,7 @@ def at(url: str, *, user: str | None = None, database: str | None = None) -> str
 
 @contextmanager
 def role(url: str, options: str = "LOGIN") -> Iterator[str]:
-    """A role of the server with a password."""
+    """Create a role of the server with a password."""
     name = f"recon_test_role_{os.getpid()}"
     asyncio.run(execute(url, f"CREATE ROLE {name} {options} PASSWORD '{SECRET}'"))
     try:
@@ -46,7 +46,7 @@ def role(url: str, options: str = "LOGIN") -> Iterator[str]:
 
 
 async def reason(url: str) -> str:
-    """Why there is no session; the same from `connect`, `recon check` and `recon schema --apply`."""
+    """Return why there is no session; check that `recon check` and `recon schema --apply` give the same reason."""
     reasons = []
     for attempt in (connect, invariants.check, apply_schema_to):
         with pytest.raises(Unreachable) as caught:
@@ -62,7 +62,7 @@ async def reason(url: str) -> str:
 
 
 def test_what_postgresql_refuses(database_url: str) -> None:
-    """The line names the database and the role that are the cause."""
+    """If PostgreSQL refuses the session, the line names the database and the role."""
     name = urlsplit(database_url).path[1:]
     asyncio.run(execute(database_url, f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"))
 
@@ -80,7 +80,7 @@ def test_what_postgresql_refuses(database_url: str) -> None:
 
 
 class Answering(asyncio.Protocol):
-    """Takes what a client begins with, which asks for TLS, and answers; the same again for what comes next."""
+    """Answers a client's first message, which asks for TLS, and its next one."""
 
     def __init__(self, answers: list[bytes], clients: set[asyncio.BaseTransport]) -> None:
         self._answers = iter(answers)
@@ -99,7 +99,7 @@ class Answering(asyncio.Protocol):
 
 @asynccontextmanager
 async def server(*answers: bytes) -> AsyncIterator[str]:
-    """Something that listens and gives each client these answers; its URL."""
+    """Run a server that sends these answers to each client; yield its URL."""
     clients: set[asyncio.BaseTransport] = set()
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(lambda: Answering([*answers], clients), "127.0.0.1", 0)
@@ -115,7 +115,7 @@ async def server(*answers: bytes) -> AsyncIterator[str]:
 
 
 def refusal(sqlstate: str, text: str, function: str = "") -> bytes:
-    """PostgreSQL's message that ends a log-in."""
+    """Make PostgreSQL's message that refuses a session."""
     fields = {"S": "FATAL", "V": "FATAL", "C": sqlstate, "M": text} | ({"R": function} if function else {})
     body = b"".join(f"{field}{value}".encode() + b"\0" for field, value in fields.items()) + b"\0"
     return b"E" + (len(body) + 4).to_bytes(4, "big") + body
@@ -139,7 +139,7 @@ def refusal(sqlstate: str, text: str, function: str = "") -> bytes:
     ],
 )
 async def test_the_cause_is_told_by_code(sqlstate: str, function: str, why: str) -> None:
-    """PostgreSQL's own text, in whatever language, is not passed on: it may quote anything."""
+    """The cause is derived from SQLSTATE; PostgreSQL's text, which may quote anything, is not passed on."""
     async with server(b"N", refusal(sqlstate, f"nein, {SECRET}", function)) as url:
         assert await reason(url) == why
 
@@ -155,13 +155,13 @@ JUNK = [
 
 @pytest.mark.parametrize(("first", "answer", "why"), JUNK)
 async def test_junk_on_the_port(first: bytes, answer: bytes, why: str) -> None:
-    """A server that is not PostgreSQL is a cause like any other."""
+    """A server that is not PostgreSQL is reported as the cause."""
     async with server(first, answer) as url:
         assert await reason(url) == why
 
 
 async def test_what_the_network_refuses(unused_tcp_port: int) -> None:
-    """No server, no host, no socket; and several hosts are all named."""
+    """The line names the network's failure, and all hosts of the URL."""
     user = f"postgresql://recon:{SECRET}@"
 
     assert await reason(f"{user}127.0.0.1:{unused_tcp_port}/shop") == "Connection refused"
@@ -174,7 +174,7 @@ async def test_what_the_network_refuses(unused_tcp_port: int) -> None:
 
 
 async def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
-    """The line says what is wrong with the certificate."""
+    """The line says why the certificate is invalid."""
     trusted, other = trustme.CA(), trustme.CA()
     trusted.cert_pem.write_to_path(tmp_path / "root.crt")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -198,7 +198,7 @@ async def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("parameters", ["?work_mem=much", f"?password={SECRET}&work_mem=much"])
 async def test_a_parameter_that_postgresql_refuses(database_url: str, parameters: str) -> None:
-    """PostgreSQL quotes it: that is passed on only when it cannot be a part of a password that was not encoded."""
+    """PostgreSQL's message quotes the parameter; recon passes it on only if it cannot contain a password."""
     joined = parameters.replace("?", "&") if "?" in database_url else parameters
 
     with pytest.raises(SchemaMismatch, match="the database URL cannot be used") as caught:
@@ -210,7 +210,7 @@ async def test_a_parameter_that_postgresql_refuses(database_url: str, parameters
 def test_the_cause_is_logged_again_after_30_seconds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At once when it is another, else twice a minute; and the end of the outage."""
+    """A new cause is logged at once, the same cause every 30 seconds, and the end of the outage once."""
     now = 1000.0
     monkeypatch.setattr(connecting, "_now", lambda: now)
     caplog.set_level("INFO")
@@ -231,7 +231,7 @@ Step = Callable[[], Awaitable[None]]
 
 
 def test_waiting_goes_on_whatever_happens(server_url: str, start_recon: StartRecon) -> None:
-    """Between CREATE DATABASE and GRANT CONNECT recon may not connect (42501): it says so, waits, and then serves."""
+    """Without the privilege CONNECT (42501), recon logs the cause and waits; after GRANT CONNECT it serves."""
     name = f"recon_test_waiting_{os.getpid()}"
     with role(server_url) as user:
         asyncio.run(
@@ -283,7 +283,7 @@ def _readyz(process: Process) -> tuple[int, str]:
 async def test_an_outage_while_recon_serves_is_logged(
     database_url: str, server_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The database stops accepting connections: the log says so once, and again when it is over."""
+    """When the database stops accepting connections, recon logs it once, and once more when it is available."""
     caplog.set_level("INFO")
     name = urlsplit(database_url).path[1:]
     async with Database(database_url).opened() as database:
@@ -307,7 +307,7 @@ async def test_an_outage_while_recon_serves_is_logged(
 
 @pytest.mark.parametrize("command", [["check"], ["schema", "--apply"]])
 def test_every_command_names_host_and_cause(command: list[str], database_url: str) -> None:
-    """One line, and no traceback."""
+    """Every command fails with one line, without a traceback."""
     done = recon(*command, "--database-url", at(database_url, database="nowhere"))
 
     assert done.returncode == 1

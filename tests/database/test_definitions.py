@@ -1,4 +1,4 @@
-"""The parts of the schema: verified by definition and not by name, and added where they are missing."""
+"""The parts of the schema: compared by definition instead of by name, and added if they are missing."""
 
 import asyncio
 from collections import Counter
@@ -14,7 +14,7 @@ from tests.database.test_roles import serving_role
 from tests.harness.databases import execute, fetch
 from tests.harness.processes import MakeClient, recon
 
-# As earlier versions created it, with names for everything.
+# The schema of earlier versions, which named every part.
 NAMED = [
     "ALTER INDEX contact_email_idx RENAME TO contact_email",
     "ALTER INDEX contact_phone_key_idx RENAME TO contact_phone_key",
@@ -25,7 +25,7 @@ NAMED = [
 
 
 async def lacking(url: str) -> list[str]:
-    """What a database lacks."""
+    """Return the parts that a database lacks."""
     connection = await asyncpg.connect(url)
     try:
         return [str(part) for part in await missing_parts(connection)]
@@ -34,7 +34,7 @@ async def lacking(url: str) -> list[str]:
 
 
 async def test_the_parts_are_what_the_schema_creates(database_url: str) -> None:
-    """PostgreSQL prints each definition as schema.sql has it, whatever the names are."""
+    """PostgreSQL prints each definition as schema.sql has it, with any names."""
     kinds = Counter(part.kind for part in PARTS)
     assert kinds == {"column": 10, "constraint": 7, "index": 3, "trigger": 2, "table": 2}
     assert await lacking(database_url) == []
@@ -65,7 +65,7 @@ LOSSES = {
 
 @pytest.mark.parametrize(("statement", "lost"), LOSSES.items())
 async def test_what_is_missing_is_named_and_added(statement: str, lost: int, database_url: str) -> None:
-    """recon does not serve without it; `recon check` names it; `recon schema --apply` adds it and drops nothing."""
+    """recon does not serve without the part; `check` names it; `schema --apply` adds it and drops nothing."""
     await execute(database_url, "INSERT INTO contact (email) VALUES ('a')", statement)
     missing = await lacking(database_url)
     assert len(missing) == lost
@@ -99,7 +99,7 @@ async def test_what_is_missing_is_named_and_added(statement: str, lost: int, dat
     ],
 )
 async def test_what_cannot_be_added(statements: list[str], message: str, database_url: str) -> None:
-    """The line says why, and nothing is changed."""
+    """The line says why the part cannot be added, and nothing is changed."""
     await execute(database_url, *statements, "DROP INDEX contact_email_idx")
     missing = await lacking(database_url)
 
@@ -110,7 +110,7 @@ async def test_what_cannot_be_added(statements: list[str], message: str, databas
 
 
 async def test_repairs_at_the_same_time(database_url: str) -> None:
-    """Each part is added once."""
+    """Concurrent repairs add each part once."""
     await execute(database_url, "DROP INDEX contact_email_idx")
 
     done = await asyncio.gather(*(apply_schema_to(database_url) for _ in range(4)))
@@ -122,7 +122,7 @@ RENAMED = ["ALTER TABLE contact RENAME TO contact_old", "COMMENT ON TABLE contac
 
 
 async def test_a_table_that_was_renamed_out_of_the_way(database_url: str, make_client: MakeClient) -> None:
-    """The new table has parts of its own: its ids, inserts of other programs, and the end of the old table."""
+    """A new table beside a renamed old one has its own parts, and survives the end of the old table."""
     await execute(database_url, "INSERT INTO contact (email) VALUES ('a'), ('b'), ('c')", *RENAMED)
     client = await make_client()
     assert await lacking(database_url) == []
@@ -141,7 +141,7 @@ async def test_a_table_that_was_renamed_out_of_the_way(database_url: str, make_c
 
 
 async def test_a_table_in_another_schema_of_the_search_path(database_url: str) -> None:
-    """What is verified is the table that the statements use."""
+    """recon verifies the table that its statements use."""
     await execute(database_url, "CREATE SCHEMA other", f"SET search_path = other; {SCHEMA}")
     await execute(database_url, "DROP INDEX other.contact_email_idx")
     separator = "&" if "?" in database_url else "?"
@@ -157,7 +157,7 @@ IMPORTED = "INSERT INTO contact (id, email) SELECT id, 'imported ' || id FROM ge
 async def test_ids_that_were_imported_explicitly(
     form: dict[str, bool], database_url: str, make_client: MakeClient
 ) -> None:
-    """The sequence was left where it was: recon moves it past them, and every request gets its answer."""
+    """If the sequence is behind imported ids, recon moves it past them, and every request is answered."""
     await execute(database_url, IMPORTED)
     checked = recon("check", "--database-url", database_url)
     client = await make_client(**form)
@@ -177,7 +177,7 @@ async def test_ids_that_were_imported_explicitly(
 
 
 async def test_the_sequence_is_moved_by_hand(database_url: str) -> None:
-    """`recon schema --apply` does so before the first request has to."""
+    """`recon schema --apply` moves the sequence before a request needs it."""
     await execute(database_url, IMPORTED)
 
     assert await apply_schema_to(database_url) == ["moved the sequence of contact.id past the highest id"]
@@ -187,7 +187,7 @@ async def test_the_sequence_is_moved_by_hand(database_url: str) -> None:
 
 
 async def test_another_unique_constraint_is_no_reason_to_retry(database_url: str) -> None:
-    """Only ids that are taken are drawn again."""
+    """Only a conflict of ids is retried, with new ids."""
     await execute(database_url, "CREATE UNIQUE INDEX ON contact (email)", "INSERT INTO contact (email) VALUES ('a')")
     async with Database(database_url).opened() as database:
         with pytest.raises(asyncpg.UniqueViolationError):
@@ -197,7 +197,7 @@ async def test_another_unique_constraint_is_no_reason_to_retry(database_url: str
 
 
 def test_a_role_that_was_granted_by_an_earlier_version(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It serves. It may not move the sequence: the log says what to do, and requests that need it are not failures."""
+    """Such a role serves. It may not move the sequence: the log says what to do, and requests are still answered."""
     with serving_role(database_url) as url:
         role = url.partition("://")[2].partition(":")[0]
         asyncio.run(execute(database_url, f"REVOKE UPDATE ON SEQUENCE contact_id_seq FROM {role}", IMPORTED))

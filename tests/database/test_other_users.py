@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL and the other users of the machine: whom it refuses, and what it does when root starts it."""
+"""The embedded PostgreSQL and other users of the machine: access control, and the start by root."""
 
 import os
 import pwd
@@ -19,8 +19,8 @@ from tests.server.test_processes import EXAMPLE, identify
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
-# Tries to become superuser at each socket that can be found below the folders. It needs no package, since those of the
-# tests may be closed to other users.
+# Tries to become superuser at each socket below the folders. It needs no package, because the packages of the tests may
+# be closed to other users.
 INTRUDER = r"""
 import os, socket, struct, sys
 
@@ -48,14 +48,14 @@ PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executab
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that other users get to; pytest's own is closed to them."""
+    """A folder that other users can reach; pytest's own folder is closed to them."""
     with tempfile.TemporaryDirectory(prefix="recon-users-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
 def intrude(*roots: Path) -> list[str]:
-    """What another user finds at the sockets below the folders."""
+    """Return what another user finds at the sockets below the folders."""
     nobody = pwd.getpwnam("nobody")
     as_nobody: dict[str, Any] = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": [], "cwd": "/"}
     command = [PYTHON, "-c", INTRUDER, *map(str, roots)]
@@ -66,7 +66,7 @@ def intrude(*roots: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ["data", "x" * 120], ids=["short", "long"])
 def test_another_user_is_refused(name: str, folder: Path, start_recon: StartRecon) -> None:
-    """Another user finds no socket; and were every folder and socket open, would still be refused by name."""
+    """Another user finds no socket; with every folder and socket open, PostgreSQL still refuses that user by name."""
     temporary = folder / "tmp"
     temporary.mkdir(mode=0o1777)
     temporary.chmod(0o1777)
@@ -83,7 +83,7 @@ def test_another_user_is_refused(name: str, folder: Path, start_recon: StartReco
 
 
 def test_a_user_without_a_name() -> None:
-    """Peer authentication goes by name: a user id without one is refused in a line that says so."""
+    """Peer authentication needs a name: recon refuses a user id without one, in a clear line."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -99,14 +99,14 @@ def test_a_user_without_a_name() -> None:
     os.close(reading)
 
 
-# A recon whose machine has no user `pgserver`: /etc is a copy without that user, for this process and its children.
+# Run recon without a user `pgserver`: for this process and its children, /etc is a copy without that user.
 NEW_MACHINE = """
 mount --bind "$1" /etc && shift && exec "$@"
 """
 
 
 async def test_what_root_changes_is_logged(folder: Path) -> None:
-    """The user that recon creates, and each folder that it opens and how, is a line of the log at that moment."""
+    """recon logs the user that it creates, and each folder that it opens, when it does so."""
     etc = folder / "etc"
     shutil.copytree("/etc", etc, symlinks=True, ignore_dangling_symlinks=True)
     for name in ("passwd", "group", "shadow", "gshadow"):

@@ -32,12 +32,12 @@ from tests.identities.test_concurrency import expect_race
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="needs pgbouncer")
 
-SMALL_POOL = "4"  # fewer than the processes' batches and checks together: sessions are lent to and fro
+SMALL_POOL = "4"  # fewer than the batches and checks of the processes, so that sessions change hands
 
 
 @contextmanager
 def pgbouncer(role_url: str, **changes: str) -> Iterator[str]:
-    """A pgbouncer with the page's configuration, and the given changes to it; the URL through it."""
+    """Run a pgbouncer with the page's configuration and the given changes; yield the URL through it."""
     role = urlsplit(role_url)
     port = str(free_port())
     config = configparser.ConfigParser(interpolation=None)
@@ -70,7 +70,7 @@ def pgbouncer(role_url: str, **changes: str) -> Iterator[str]:
 
 
 def _user(host: str) -> str | None:
-    """Whom pgbouncer runs as: never root, but someone whom the socket's folder lets in."""
+    """Return the user that runs pgbouncer: not root, and one that can open the socket's folder."""
     if os.getuid() != 0:
         return None
     return Path(host).owner() if host.startswith("/") else "nobody"
@@ -95,21 +95,21 @@ def role_url(shared_database_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def pooled_url(role_url: str) -> Iterator[str]:
-    """The same, through pgbouncer."""
+    """The same database and role, through pgbouncer."""
     with pgbouncer(role_url) as url:
         yield url
 
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    """An HTTP client with as many connections as it is asked for."""
+    """An HTTP client without a limit of connections."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         yield session
 
 
 @pytest.mark.parametrize("form", FORMS)
 async def test_every_scenario(form: str, pooled_url: str, shared_database_url: str, make_client: MakeClient) -> None:
-    """The contract holds."""
+    """Every scenario of the contract passes."""
     client = await make_client(database_url=pooled_url, pgbouncer=True, **FORMS[form])
     assert (await client.get("/readyz")).status == 200
 
@@ -122,19 +122,19 @@ async def test_every_scenario(form: str, pooled_url: str, shared_database_url: s
 async def test_every_race(
     form: list[str], pooled_url: str, shared_database_url: str, start_recon: StartRecon, session: aiohttp.ClientSession
 ) -> None:
-    """Two processes, 50 requests at once: the rows of a serial run, and everyone is answered."""
+    """With two processes and 50 concurrent requests, the rows are those of a serial run, and all get an answer."""
     urls = [start_recon("--database-url", pooled_url, "--pgbouncer", *form).url for _ in range(2)]
     for name in RACES:
         await expect_race(name, 50, urls, shared_database_url, session, rounds=1)
 
-    # Again and again, since what one leaves behind in a session that is lent on would be in the other's way.
+    # Several times, because state that one process leaves in a session could disturb the next process.
     for _ in range(2):
         done = recon("check", "--database-url", pooled_url)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
 def test_the_schema_is_applied_through_it(bare_database_url: str, role_url: str) -> None:
-    """`recon schema --apply` works through it, for an owner; here the role owns the database."""
+    """`recon schema --apply` works through pgbouncer, for a role that owns the database."""
     role, database = urlsplit(role_url), urlsplit(bare_database_url).path
     asyncio.run(execute(bare_database_url, f"ALTER DATABASE {database[1:]} OWNER TO {role.username}"))
     asyncio.run(execute(bare_database_url, f"GRANT CREATE ON SCHEMA public TO {role.username}"))
@@ -149,7 +149,7 @@ def test_the_schema_is_applied_through_it(bare_database_url: str, role_url: str)
 
 
 async def test_each_transaction_brings_its_settings(pooled_url: str) -> None:
-    """Whichever session is lent, a transaction is serializable, bounded in time and planned along indexes."""
+    """In every session, a transaction is serializable, bounded in time, and planned with indexes."""
     names = [*SESSION, "transaction_isolation", "statement_timeout", "idle_in_transaction_session_timeout"]
 
     async def look(connection: Connection) -> dict[str, str]:
@@ -168,12 +168,12 @@ async def test_each_transaction_brings_its_settings(pooled_url: str) -> None:
 
     assert read == [expected] * 8
     assert written == [expected | {"lock_timeout": "5ms"}] * 8  # once they have the lane
-    # And nothing of it stays in the sessions that are lent to others.
+    # And no setting remains in the sessions that others use.
     assert (await _settings(pooled_url, "default_transaction_isolation", "enable_seqscan")) == ["read committed", "on"]
 
 
 async def test_waiting_in_the_lane_is_bounded(pooled_url: str, shared_database_url: str) -> None:
-    """The lock is part of the same message as its time-out, and the time-out counts for it."""
+    """The lock is in the same message as its time-out, and the time-out applies to it."""
     holder = await asyncpg.connect(shared_database_url)
     async with (
         holder.transaction(),
@@ -191,7 +191,7 @@ async def test_waiting_in_the_lane_is_bounded(pooled_url: str, shared_database_u
 async def test_after_the_sessions_were_ended(
     pooled_url: str, shared_database_url: str, make_client: MakeClient
 ) -> None:
-    """When the database ends every session, recon serves again by itself, soon."""
+    """When the database ends all sessions, recon soon serves again."""
     client = await make_client(database_url=pooled_url, pgbouncer=True)
     said = {"email": "lorraine@hillvalley.edu"}
     assert (await client.post("/identify", json=said)).status == 200
@@ -207,7 +207,7 @@ async def test_after_the_sessions_were_ended(
 
 
 async def test_session_mode_works_too(role_url: str, make_client: MakeClient) -> None:
-    """The same setting does for pgbouncer's other mode."""
+    """The same setting works with pgbouncer's session mode."""
     with pgbouncer(role_url, pool_mode="session", default_pool_size="20") as url:
         client = await make_client(database_url=url, pgbouncer=True)
 
@@ -222,7 +222,7 @@ IGNORING = ", ".join(
 
 
 async def test_settings_are_lost_without_a_word(role_url: str) -> None:
-    """What this is about: a pgbouncer that ignores the settings of a session says nothing of it."""
+    """The reason for the setting: pgbouncer can ignore the settings of a session silently."""
     with pgbouncer(role_url, ignore_startup_parameters=IGNORING) as url:
         connection = await asyncpg.connect(url, server_settings={"default_transaction_isolation": "serializable"})
         isolation = await (await connection.prepare("SHOW transaction_isolation", name="")).fetchval()
@@ -234,7 +234,7 @@ async def test_settings_are_lost_without_a_word(role_url: str) -> None:
 @pytest.mark.parametrize("changes", [{}, {"ignore_startup_parameters": IGNORING}], ids=["refusing", "ignoring"])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_without_the_setting_it_is_refused(changes: dict[str, str], workers: str, role_url: str) -> None:
-    """Whatever pgbouncer lets through, recon ends with one line that names the setting, every time."""
+    """Without --pgbouncer, recon always ends with one line that names the setting."""
     with pgbouncer(role_url, **changes) as url:
         for _ in range(2):
             done = recon("serve", "--port", str(free_port()), "--workers", workers, "--database-url", url)
@@ -245,7 +245,7 @@ def test_without_the_setting_it_is_refused(changes: dict[str, str], workers: str
 
 
 async def test_right_settings_of_the_role_are_not_enough(role_url: str, shared_database_url: str) -> None:
-    """Settings may come from the role, but prepared statements do not survive: refused all the same."""
+    """A role can have the right settings, but prepared statements do not survive: recon refuses it."""
     role = urlsplit(role_url).username
     await execute(shared_database_url, f"ALTER ROLE {role} SET default_transaction_isolation = serializable")
     try:
@@ -259,7 +259,7 @@ async def test_right_settings_of_the_role_are_not_enough(role_url: str, shared_d
 
 
 async def test_a_pooler_put_between_later_is_noticed(role_url: str) -> None:
-    """When the address leads to a pooler from some reconnection on, requests are refused, not wrong."""
+    """If a reconnection leads to a pooler, requests get a 503 instead of a wrong answer."""
     async with Database(role_url).opened() as database:
         with pgbouncer(role_url, ignore_startup_parameters=IGNORING) as url:
             database._url = database._pool._url = url  # as a change of DNS does

@@ -1,4 +1,4 @@
-"""The default region: one for all processes of a database, and none that the stored match keys contradict."""
+"""The default region: all processes of a database have the same one, and no stored match key contradicts it."""
 
 import asyncio
 import json
@@ -22,14 +22,14 @@ from tests.harness.processes import MakeClient, Process, StartRecon, recon
 PLAIN = "INSERT INTO contact (phone_number) VALUES ('(201) 555-0123')"
 AMERICAN = "INSERT INTO contact (phone_number, phone_key) VALUES ('(201) 555-0123', '12015550123')"
 BRITISH = "INSERT INTO contact (phone_number, phone_key) VALUES ('020 7946 0958', '442079460958')"
-# As an earlier version stored it, which gave the library the whole text.
+# As an earlier version stored it, which passed the whole text to the library.
 WITHOUT_EXTENSION = "INSERT INTO contact (phone_number, phone_key) VALUES ('201-555-0199 ext. 5', '12015550199')"
 SAME_EVERYWHERE = "INSERT INTO contact (phone_number, phone_key) VALUES ('+1 201 555 0123', '12015550123'), ('x', 'x')"
 DELETED = BRITISH.replace("phone_key)", "phone_key, deleted_at)").replace("')", "', now())")
 
 
 async def region_of(url: str) -> str | None:
-    """The default region that a database has recorded."""
+    """Return the default region that a database has recorded."""
     [row] = await fetch(url, "SELECT default_region FROM setting")
     return row[0]
 
@@ -53,7 +53,7 @@ ACCEPTED = [
 async def test_a_migration_records_a_region_that_fits(
     schema: str, rows: list[str], region: str | None, bare_database_url: str
 ) -> None:
-    """The region that the operator states, or none, is the database's from then on."""
+    """The migration records the region that the operator gives, or none."""
     await prepare(bare_database_url, schema, *rows)
 
     done = await apply_schema_to(bare_database_url, region=region)
@@ -75,7 +75,7 @@ REFUSED = [
 async def test_a_region_that_the_match_keys_contradict_is_refused(
     rows: list[str], region: str | None, message: str, bare_database_url: str
 ) -> None:
-    """One clear line, which quotes no identifier, and nothing is changed."""
+    """Such a region is refused with one line, which quotes no identifier, and nothing is changed."""
     await prepare(bare_database_url, "1_last", *rows)
     before = await catalog(bare_database_url), await contacts(bare_database_url)
 
@@ -92,7 +92,7 @@ async def test_a_region_that_the_match_keys_contradict_is_refused(
 
 
 async def test_the_region_can_be_changed_while_nothing_contradicts_it(database_url: str) -> None:
-    """As in a migration. Without the option, `recon schema --apply` leaves the region as it is."""
+    """`schema --apply` changes the region if no match key contradicts it; without the option it keeps the region."""
     assert await apply_schema_to(database_url, region="US") == ["set the default region to US"]
     assert await apply_schema_to(database_url) == []
     assert await apply_schema_to(database_url, region="US") == []
@@ -112,14 +112,14 @@ async def test_a_new_database_takes_the_region_of_the_process(bare_database_url:
 
 
 async def test_a_new_database_takes_the_region_of_the_command(bare_database_url: str) -> None:
-    """So does the operator who creates the schema."""
+    """The command that creates the schema records its region."""
     assert await apply_schema_to(bare_database_url, region="US") == ["the schema was applied"]
 
     assert await region_of(bare_database_url) == "US"
 
 
 async def test_the_region_is_in_the_printed_schema(bare_database_url: str) -> None:
-    """For an operator who runs it with psql."""
+    """The printed schema records the region, for an operator who runs it with psql."""
     done = recon("schema", "--default-region", "IN")
 
     await execute(bare_database_url, done.stdout)
@@ -128,7 +128,7 @@ async def test_the_region_is_in_the_printed_schema(bare_database_url: str) -> No
 
 
 def answer(process: Process, path: str, body: object = None) -> tuple[int, str]:
-    """The status and the problem's detail of an answer; of a POST if there is a body."""
+    """Return the status and the problem's detail of a response; with a body, of a POST."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{process.url}{path}", data, {"Content-Type": "application/json"})
     try:
@@ -140,7 +140,7 @@ def answer(process: Process, path: str, body: object = None) -> tuple[int, str]:
 
 
 async def until_status(process: Process, path: str, status: int, body: object = None) -> str:
-    """Return the problem's detail once the answer has the status."""
+    """Return the problem's detail once the response has the status."""
     async with asyncio.timeout(30):
         while True:
             try:
@@ -163,7 +163,7 @@ COMPLAINT = (
 async def test_a_process_with_another_region_does_not_serve(
     workers: int, start_recon: StartRecon, database_url: str
 ) -> None:
-    """It answers 503 and logs one line, until the regions agree; then it serves without a restart."""
+    """It answers 503 and logs one line until the regions agree; then it serves without a restart."""
     options = ["--database-url", database_url, "--default-region", "US", "--workers", str(workers)]
     process = start_recon(*options, ready=False)
 
@@ -183,7 +183,7 @@ async def test_a_process_with_another_region_does_not_serve(
 async def test_a_process_without_the_databases_region_does_not_serve(
     start_recon: StartRecon, database_url: str
 ) -> None:
-    """The line names both regions, and how to start it."""
+    """The line names both regions, and how to start the process."""
     await execute(database_url, "UPDATE setting SET default_region = 'IN'")
 
     process = start_recon("--database-url", database_url, ready=False)
@@ -199,7 +199,7 @@ async def test_a_process_without_the_databases_region_does_not_serve(
 async def test_a_change_is_noticed_without_a_readiness_check(
     make_client: MakeClient, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that no probe asks checks the region by itself, and stops serving."""
+    """A process without readiness probes checks the region regularly, and stops serving when it differs."""
     monkeypatch.setattr(transactions, "WATCH_EVERY", 0.05)
     client = await make_client()
     assert (await client.post("/identify", json=PERSON)).status == 200
@@ -212,7 +212,7 @@ async def test_a_change_is_noticed_without_a_readiness_check(
 
 
 async def test_a_contact_that_is_committed_during_the_check(bare_database_url: str) -> None:
-    """A key that contradicts the region is found, also if its contact has a low id and is committed late."""
+    """A contradicting key is found even if its contact has a low id and is committed during the check."""
     await prepare(bare_database_url, "1_last")
     writer = await asyncpg.connect(bare_database_url)
     async with asyncio.timeout(30):
@@ -234,7 +234,7 @@ async def test_a_contact_that_is_committed_during_the_check(bare_database_url: s
 async def test_a_region_that_changes_while_a_process_serves(
     make_client: MakeClient, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next readiness check ends its serving, with one line; it serves again when the regions agree again."""
+    """The next readiness check stops the serving, with one line; it resumes when the regions agree again."""
     client = await make_client()
     assert (await client.post("/identify", json=PERSON)).status == 200
     await execute(database_url, "UPDATE setting SET default_region = 'US'")
@@ -269,7 +269,7 @@ async def test_a_process_waits_for_the_migration(workers: int, start_recon: Star
 
 
 async def test_the_embedded_database_is_migrated_at_start_up(tmp_path: Path, start_recon: StartRecon) -> None:
-    """An old data folder works with the new version at once, and the log says what was done."""
+    """The new version migrates an old data folder at start, and logs what it did."""
     data = tmp_path / "data"
     with data_folder.running(data) as url:
         await execute(url, OLD["1_first"], *ROWS)
@@ -283,7 +283,7 @@ async def test_the_embedded_database_is_migrated_at_start_up(tmp_path: Path, sta
 
 
 def test_the_embedded_database_refuses_another_region(tmp_path: Path) -> None:
-    """Match keys without a region are not served with one: a clear line, and the data folder stays as it is."""
+    """Match keys without a region are not served with one: a clear error, and the data is not changed."""
     data = tmp_path / "data"
     with data_folder.running(data) as url:
         asyncio.run(execute(url, OLD["1_last"], PLAIN))

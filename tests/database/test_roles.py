@@ -1,4 +1,4 @@
-"""Least privilege: recon as a role that owns nothing, set up as docs/operations.md says."""
+"""Least privilege: recon with a role that owns nothing, created as docs/operations.md says."""
 
 import asyncio
 import os
@@ -24,19 +24,19 @@ PASSWORD = "a-good-password"  # noqa: S105 (the page's)
 
 
 def blocks(language: str) -> list[str]:
-    """The page's blocks of a language."""
+    """Return the page's code blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", OPERATIONS, flags=re.DOTALL | re.MULTILINE)
 
 
 def logged_in(url: str, role: str) -> str:
-    """The same database's URL, for the page's role."""
+    """Return the same database's URL, for the page's role."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{role}:{PASSWORD}@{parts.netloc.rpartition('@')[2]}"))
 
 
 @contextmanager
 def serving_role(owner_url: str) -> Iterator[str]:
-    """The page's role, made by the page's statements under a name of its own; its URL."""
+    """Create the page's role by the page's statements, with a unique name; yield its URL."""
     role = f"recon_test_role_{os.getpid()}"
     [create, *_] = [block.replace("ROLE recon ", f"ROLE {role} ") for block in blocks("sql")]
     asyncio.run(execute(owner_url, create))
@@ -58,7 +58,7 @@ def role_url(shared_database_url: str) -> Iterator[str]:
 
 
 async def test_it_serves_everything(role_url: str, shared_database_url: str, make_client: MakeClient) -> None:
-    """Every scenario of the contract ends as it must."""
+    """Every scenario of the contract passes."""
     client = await make_client(database_url=role_url)
     assert (await client.get("/readyz")).status == 200
 
@@ -68,7 +68,7 @@ async def test_it_serves_everything(role_url: str, shared_database_url: str, mak
 
 
 def test_it_serves_and_checks_as_commands(role_url: str, start_recon: StartRecon) -> None:
-    """`recon serve` comes up with it, in several processes too, and `recon check` has what it needs."""
+    """`recon serve`, with one and several processes, and `recon check` work with the role."""
     start_recon("--database-url", role_url, "--workers", "2")
 
     done = recon("check", "--database-url", role_url)
@@ -104,13 +104,13 @@ FORBIDDEN = [
 
 @pytest.mark.parametrize("statement", FORBIDDEN)
 async def test_it_can_do_no_more(role_url: str, statement: str) -> None:
-    """What serving does not take is refused."""
+    """Statements that serving does not need are refused."""
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await execute(role_url, statement)
 
 
 async def answers(database: Database) -> bool:
-    """Whether the database can be served."""
+    """Whether recon can serve the database."""
     try:
         await database.check()
     except Unavailable:
@@ -130,7 +130,7 @@ REVOCATIONS = [
 
 @pytest.mark.parametrize("privilege", REVOCATIONS)
 async def test_a_missing_grant_is_told(role_url: str, shared_database_url: str, privilege: str) -> None:
-    """At the start and while it serves, recon says that its role lacks something, and how it gets that."""
+    """At start and while serving, recon logs which privilege its role lacks, and how to grant it."""
     role = urlsplit(role_url).username or ""
     async with Database(role_url).opened() as database:
         await execute(shared_database_url, f"REVOKE {privilege} FROM {role}")
@@ -147,7 +147,7 @@ async def test_a_missing_grant_is_told(role_url: str, shared_database_url: str, 
 
 
 def test_a_database_without_the_schema(role_url: str, bare_database_url: str) -> None:
-    """Who may not make the schema is told in one line, and serves nothing."""
+    """A role that may not create the schema gets one line, and recon does not serve."""
     done = recon("serve", "--database-url", logged_in(bare_database_url, str(urlsplit(role_url).username)))
 
     assert done.returncode == 1
@@ -156,7 +156,7 @@ def test_a_database_without_the_schema(role_url: str, bare_database_url: str) ->
 
 
 def test_the_grants_are_printed() -> None:
-    """Without --apply, the schema and the grants, for any role's name."""
+    """Without --apply, `recon schema` prints the schema and the grants, for any role name."""
     done = recon("schema", "--grant", 'we"ird')
 
     assert done.stdout == "BEGIN;\n\n" + SCHEMA + grants('we"ird') + "\nCOMMIT;\n"
@@ -164,7 +164,7 @@ def test_the_grants_are_printed() -> None:
 
 
 def test_grants_to_nobody(shared_database_url: str) -> None:
-    """A role that is not there is one line."""
+    """A role that does not exist is an error in one line."""
     done = recon("schema", "--apply", "--grant", "nobody at all", "--database-url", shared_database_url)
 
     assert done.returncode == 1
@@ -174,7 +174,7 @@ def test_grants_to_nobody(shared_database_url: str) -> None:
 async def test_another_schema_than_public(
     server_url: str, role_url: str, bare_database_url: str, make_client: MakeClient
 ) -> None:
-    """The page's statements put recon into a schema of its own."""
+    """The page's statements create recon's tables in a separate schema."""
     role, owner = str(urlsplit(role_url).username), (await fetch(server_url, "SELECT current_user"))[0][0]
     statements = blocks("sql")[1].replace("TO recon;", f"TO {role};").replace("ROLE recon ", f"ROLE {role} ")
     database = urlsplit(bare_database_url).path[1:]
@@ -203,7 +203,7 @@ async def test_another_schema_than_public(
     ],
 )
 def test_a_url_that_cannot_be_used(database_url: str, parameter: str, message: str) -> None:
-    """What no waiting would mend ends recon with one line."""
+    """A failure that a retry cannot repair ends recon with one line."""
     done = recon("serve", "--database-url", f"{database_url}{'&' if '?' in database_url else '?'}{parameter}")
 
     assert done.returncode == 1
@@ -212,7 +212,7 @@ def test_a_url_that_cannot_be_used(database_url: str, parameter: str, message: s
 
 
 async def test_the_trigger_looks_in_no_other_schema(database_url: str) -> None:
-    """Whatever stands first in the search_path of who inserts, the key is made by PostgreSQL's own functions."""
+    """The trigger uses PostgreSQL's own functions, whatever the search_path of the inserting role."""
     await execute(
         database_url,
         "CREATE SCHEMA other",
@@ -228,7 +228,7 @@ async def test_the_trigger_looks_in_no_other_schema(database_url: str) -> None:
 
 
 async def test_a_part_of_the_schema(database_url: str) -> None:
-    """A database that has lost a part of the schema is refused in a line that names it."""
+    """recon refuses a database that has lost a part of the schema, and the line names the part."""
     await execute(database_url, "DROP TABLE writer_lane")
 
     with pytest.raises(SchemaMismatch, match=r"lacks parts of recon's schema \(table writer_lane\); `recon"):

@@ -1,4 +1,4 @@
-"""What browsers are told: pages of which origins may ask, and what the docs page may do."""
+"""CORS and the security headers of the docs page."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ PREFLIGHT = {
 
 
 async def test_no_page_of_another_origin_by_default(client: "TestClient[Any, Any]") -> None:
-    """Unless it is set, a browser lets no page of another origin ask or read."""
+    """By default, browsers let no page of another origin send requests or read responses."""
     preflight = await client.options("/identify", headers=PREFLIGHT | {"Origin": SHOP})
     answer = await client.post("/identify", json={"email": "a"}, headers={"Origin": SHOP})
 
@@ -30,7 +30,7 @@ async def test_no_page_of_another_origin_by_default(client: "TestClient[Any, Any
 
 @pytest.mark.parametrize("origin", [SHOP, TILL])
 async def test_a_page_of_a_named_origin(origin: str, make_client: MakeClient) -> None:
-    """A page of an origin that is named may ask, with its API key, and read what it is answered, errors too."""
+    """A page of an allowed origin can send requests with its API key, and read responses, errors included."""
     secret, entry = new_key("shop", ["identify"])
     client = await make_client(cors_origins=f"{SHOP}, {TILL}", api_keys=entry)
     headers = {"Origin": origin}
@@ -52,7 +52,7 @@ async def test_a_page_of_a_named_origin(origin: str, make_client: MakeClient) ->
 
 
 async def test_a_page_of_another_origin(make_client: MakeClient) -> None:
-    """Any other origin is not named back, and nobody's `*` is; caches are told that the answer depends on it."""
+    """Another origin gets no Allow-Origin, never `*`; `Vary` tells caches that the response depends on the origin."""
     client = await make_client(cors_origins=SHOP)
 
     for method, origin in itertools.product(("OPTIONS", "POST"), ELSEWHERE):
@@ -64,7 +64,7 @@ async def test_a_page_of_another_origin(make_client: MakeClient) -> None:
 
 
 async def test_the_docs_page_is_held_to_its_own(make_client: MakeClient) -> None:
-    """The page and what it loads may run no script but recon's, be framed by nobody and tell nobody where it was."""
+    """The docs page runs only recon's scripts, cannot be framed, and sends no referrer."""
     client = await make_client()
 
     for path in ("/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/openapi.json"):
@@ -104,7 +104,7 @@ ASKED = {
 
 
 async def test_no_answer_names_a_library(start_recon: StartRecon, database_url: str) -> None:
-    """Whatever is sent, to processes under gunicorn too: no answer says what recon is made of, or in which version."""
+    """No response names a library or a version, under gunicorn neither."""
     process = start_recon("--database-url", database_url, "--workers", "2", "--cors-origins", SHOP)
 
     for name, asked in ASKED.items():

@@ -1,4 +1,4 @@
-"""A new endpoint is one record and its handler: made-up ones get everything that recon's own have."""
+"""A new endpoint is one record and its handler: made-up endpoints get everything that recon's own have."""
 
 import asyncio
 from typing import Any
@@ -26,7 +26,7 @@ def _bearer(secret: str) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give recon the made-up endpoints."""
+    """Add the made-up endpoints to recon."""
     monkeypatch.setattr("recon.app.api", made_up.api)
 
 
@@ -43,7 +43,7 @@ async def test_the_handler_answers(client: "TestClient[Any, Any]") -> None:
 
 
 async def test_its_own_body_limit(make_client: MakeClient) -> None:
-    """The record's limit holds for its endpoint alone; the others have that of the settings."""
+    """The record's limit applies to its endpoint only; other endpoints have the limit of the settings."""
     client = await make_client(max_body=1024)
 
     large = await client.put("/contacts/1", data=b"x" * 11)
@@ -56,7 +56,7 @@ async def test_its_own_body_limit(make_client: MakeClient) -> None:
 
 
 async def test_a_larger_body_limit(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record's limit may be above that of the settings."""
+    """The record's limit may be above the limit of the settings."""
     larger = Endpoint("POST", "/larger", made_up.replace, max_body=100_000)
     monkeypatch.setattr("recon.app.api", lambda *arguments: [*made_up.real_api(*arguments), larger])
     client = await make_client(max_body=1024)
@@ -67,7 +67,7 @@ async def test_a_larger_body_limit(make_client: MakeClient, monkeypatch: pytest.
 
 
 async def test_its_scope(guarded: "TestClient[Any, Any]") -> None:
-    """Each method of a path needs a key of its own scope; without one it is a 401, with another a 403."""
+    """Each method of a path needs a key with its scope: no key is a 401, a key with another scope a 403."""
     statuses = {
         (method, secret): (await guarded.request(method, "/contacts/1", headers=_bearer(secret))).status
         for method in ("GET", "HEAD", "PUT")
@@ -91,7 +91,7 @@ async def test_its_scope(guarded: "TestClient[Any, Any]") -> None:
     ("key", "answer"), [(IDENTIFY, b"HTTP/1.1 100 "), (READ, b"HTTP/1.1 403 ")], ids=["its scope", "another"]
 )
 async def test_who_is_told_to_continue(key: str, answer: bytes, guarded: "TestClient[Any, Any]") -> None:
-    """A client that asks first is told to send its body if its key has the scope, else it is refused at once."""
+    """A client that sends `Expect: 100-continue` gets a 100 if its key has the scope, else it is refused at once."""
     reader, writer = await asyncio.open_connection("127.0.0.1", guarded.port)
     head = f"PUT /contacts/1 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nExpect: 100-continue\r\n"
     writer.write(head.encode() + b"Content-Length: 10\r\n\r\n")
@@ -103,7 +103,7 @@ async def test_who_is_told_to_continue(key: str, answer: bytes, guarded: "TestCl
 
 
 async def test_other_expectations(client: "TestClient[Any, Any]") -> None:
-    """An expectation that recon cannot meet is a 417, for other methods of the path as well."""
+    """An unsupported expectation is a 417, also for other methods of the path."""
     for method in ("GET", "PUT", "DELETE"):
         assert (await client.request(method, "/contacts/1", headers={"Expect": "wonders"})).status == 417
 
@@ -122,7 +122,7 @@ async def test_other_methods(settings: dict[str, str], allowed: str, make_client
 
 
 async def test_preflight(guarded: "TestClient[Any, Any]") -> None:
-    """A browser may send all methods of the path that have CORS, and no other; it needs no key to ask."""
+    """CORS preflight allows exactly the methods of the path that have CORS, and needs no key."""
     methods = {}
     for path in ("/contacts/1", "/lines", "/identify"):
         response = await guarded.options(path, headers={"Origin": SHOP, "Access-Control-Request-Method": "GET"})
@@ -135,7 +135,7 @@ async def test_preflight(guarded: "TestClient[Any, Any]") -> None:
 
 
 async def test_its_label(client: "TestClient[Any, Any]", caplog: pytest.LogCaptureFixture) -> None:
-    """Metrics and log have the path's pattern, and never the path that was sent."""
+    """Metrics and log contain the path's pattern, and never the path of the request."""
     caplog.set_level("DEBUG", "recon")
     before = await figures(client)
 
@@ -155,7 +155,7 @@ async def test_its_label(client: "TestClient[Any, Any]", caplog: pytest.LogCaptu
 
 
 async def test_its_operation(guarded: "TestClient[Any, Any]") -> None:
-    """The OpenAPI document has the operation, with parameters, security and problems as the record implies them."""
+    """The OpenAPI document has the operation, with the parameters, security and problems that the record implies."""
     document = await (await guarded.get("/openapi.json")).json()
 
     validate(document)
@@ -170,12 +170,12 @@ async def test_its_operation(guarded: "TestClient[Any, Any]") -> None:
 
 @pytest.mark.parametrize("path", ["contacts", "/contacts/", "/contacts/{id", "/{id:[0-9]+}", "/a b", "/{}", ""])
 def test_what_is_no_path(path: str) -> None:
-    """A path that OpenAPI could not have is refused when the record is made."""
+    """The record refuses a path that OpenAPI cannot express."""
     with pytest.raises(ValueError, match="is not a path"):
         Endpoint("GET", path, contact)
 
 
 def test_what_is_no_scope() -> None:
-    """A scope that no API key can have is refused when the record is made."""
+    """The record refuses an unknown scope."""
     with pytest.raises(ValueError, match="the scope reed is not one of identify, read, admin"):
         Endpoint("GET", "/contacts", contact, scope="reed")

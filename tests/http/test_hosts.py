@@ -1,4 +1,4 @@
-"""Which hosts a request may name: no page of another site reaches recon by DNS rebinding."""
+"""The hosts that a request may name: protection against DNS rebinding."""
 
 import asyncio
 from typing import Any
@@ -44,14 +44,14 @@ async def _status(client: "TestClient[Any, Any]", host: str, method: str = "GET"
 
 
 async def test_without_keys_recon_serves_this_machine_alone(client: "TestClient[Any, Any]") -> None:
-    """Without keys only loopback names and addresses may be named, on every route; others get a 421."""
-    for _ in range(2):  # the second time from memory
+    """Without keys, only loopback names and addresses are allowed, on every route; other hosts get a 421."""
+    for _ in range(2):  # the second time from the cache
         assert {host: await _status(client, host) for host in LOOPBACK} == dict.fromkeys(LOOPBACK, 200)
         assert {host: await _status(client, host) for host in FOREIGN} == dict.fromkeys(FOREIGN, 421)
     assert {path: await _status(client, "evil.example", path=path) for path in PATHS} == dict.fromkeys(PATHS, 421)
     for method in ("POST", "PUT", "OPTIONS"):
         assert await _status(client, "evil.example", method, "/identify") == 421
-    # They tell nothing, and probes come by any address.
+    # They contain no data, and probes use any address.
     for path in ("/healthz", "/readyz"):
         assert await _status(client, "evil.example", path=path) == 200
     metrics = await (await client.get("/metrics")).text()
@@ -76,14 +76,14 @@ async def test_without_keys_recon_serves_this_machine_alone(client: "TestClient[
     ids=["anonymous", "a list", "anonymous with a list", "keys", "keys with a list"],
 )
 async def test_other_hosts(settings: dict[str, Any], expected: dict[str, int], make_client: MakeClient) -> None:
-    """Every host may be named where keys or something else controls access; a list is enforced wherever it is given."""
+    """With keys or --allow-anonymous every host is allowed; a list of allowed hosts always applies."""
     client = await make_client(**settings)
 
     assert {host: await _status(client, host) for host in expected} == expected
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    """However many spellings of a name clients send, and however long, the memory of them is small."""
+    """The cache of allowed Host values is bounded, in number and length."""
     hosts = Hosts(frozenset())
     for host in ["a" * 400 + ".localhost", *(f"{number}.localhost" for number in range(1500))]:
         hosts.check(make_mocked_request("GET", "/", headers={"Host": host}))
@@ -94,14 +94,14 @@ def test_what_is_remembered_is_bounded() -> None:
 
 @pytest.mark.parametrize("hosts", ["https://shop.example", "shop.example:443", "shop.example/x", "*", "*.shop.example"])
 def test_what_is_no_host(hosts: str) -> None:
-    """The list has names: no port, path or pattern."""
+    """The list contains names, without port, path or pattern."""
     with pytest.raises(ValueError, match="must be host names"):
         Settings(allowed_hosts=hosts)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_hosts_on_the_wire(workers: str, start_recon: StartRecon, database_url: str) -> None:
-    """A target in absolute form names the host as well; no Host, several, or one in HTTP/1.0 are told apart."""
+    """The host in an absolute target is checked too, and no Host, several, and HTTP/1.0 are distinguished."""
     port = start_recon("--database-url", database_url, "--workers", workers).port
     cases = {
         b"GET /docs HTTP/1.1\r\nHost: evil.example": b"421",

@@ -9,7 +9,7 @@ BODY = b'{"email": "a@shop.example"}'
 
 
 def request(version: str, *headers: str) -> bytes:
-    """A POST /identify, byte for byte."""
+    """Make a POST /identify, as bytes."""
     lines = [f"POST /identify {version}", "Content-Type: application/json", f"Content-Length: {len(BODY)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + BODY
 
@@ -27,7 +27,7 @@ def request(version: str, *headers: str) -> bytes:
 async def test_an_answer_on_the_wire(
     sent: bytes, connection: str | None, stays: bool, client: "TestClient[Any, Any]"
 ) -> None:
-    """The head says type, length, date, server, id and whether the connection stays, and it does."""
+    """The head has type, length, date, server, id and Connection, and the connection behaves accordingly."""
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     for _ in range(2 if stays else 1):
         writer.write(sent)
@@ -48,7 +48,7 @@ async def test_an_answer_on_the_wire(
 
 @pytest.mark.parametrize("target", ["OPTIONS *", "CONNECT shop.example:80", "GET http://shop.example", "GET /nothing"])
 async def test_nothing_tells_what_recon_is_made_of(target: str, client: "TestClient[Any, Any]") -> None:
-    """Not even what aiohttp answers by itself names it."""
+    """No response names a library, also not those that aiohttp makes itself."""
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(f"{target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     answer = (await reader.read()).decode()

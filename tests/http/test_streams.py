@@ -1,4 +1,4 @@
-"""Streamed responses, by made-up endpoints on real connections: heads, errors in the middle, slow clients, shutdown."""
+"""Streamed responses of made-up endpoints on real connections: heads, errors in the middle, slow clients, shutdown."""
 
 import asyncio
 import signal
@@ -20,14 +20,14 @@ CHUNK = b"%x\r\n%s\r\n" % (len(LINE), LINE)
 LAST_CHUNK = b"0\r\n\r\n"
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
-RATE = 6 * 2**20  # bytes a second that a slow client takes
+RATE = 6 * 2**20  # bytes per second that a slow client reads
 
 Samples = dict[tuple[str, ...], float]
 
 
 @pytest.fixture(scope="module")
 def process(shared_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """A recon with the made-up endpoints; clients have a second to take what it sends."""
+    """A recon with the made-up endpoints and a --send-timeout of one second."""
     options = ["--cors-origins", SHOP, "--send-timeout", "1", "--log-level", "debug"]
     with recon_processes(tmp_path_factory.mktemp("recon")) as start:
         yield start("--database-url", shared_database_url, *options, command=COMMAND)
@@ -37,7 +37,7 @@ def process(shared_database_url: str, tmp_path_factory: pytest.TempPathFactory) 
 async def _asked(
     process: Process, target: str, *fields: str, method: str = "GET", version: str = "1.1"
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection on which a request was sent."""
+    """Open a connection and send a request."""
     reader, writer = await asyncio.open_connection("127.0.0.1", process.port, limit=65_536)
     lines = [f"{method} {target} HTTP/{version}", "Host: localhost", *fields, "", ""]
     writer.write("\r\n".join(lines).encode())
@@ -66,7 +66,7 @@ async def _metrics(process: Process) -> Samples:
 
 
 async def _until(process: Process, condition: Callable[[Samples], bool]) -> Samples:
-    """The metrics, once the condition holds for them."""
+    """Return the metrics, once the condition holds for them."""
     async with asyncio.timeout(20):
         while not condition(samples := await _metrics(process)):
             await asyncio.sleep(0.02)
@@ -78,7 +78,7 @@ def _under_way(route: str, count: int) -> Callable[[Samples], bool]:
 
 
 async def test_the_head_of_a_stream(process: Process) -> None:
-    """The head has the request's id, CORS and recon's name; the body has its last chunk, and the connection stays."""
+    """The head has the request's id, CORS and recon's name; the body has its last chunk; the connection stays open."""
     async with _asked(process, "/lines", "X-Request-ID: abc-123", f"Origin: {SHOP}") as (reader, writer):
         status, headers = await _head(reader)
         body = await reader.readexactly(len(3 * CHUNK + LAST_CHUNK))
@@ -100,7 +100,7 @@ async def test_the_head_of_a_stream(process: Process) -> None:
 
 
 async def test_a_stream_with_aiohttps_means_alone(process: Process) -> None:
-    """A handler that streams without recon's help gets the same headers."""
+    """A handler that streams with aiohttp only gets the same headers."""
     async with _asked(process, "/by-hand", "X-Request-ID: abc-123", "Origin: https://evil.example") as (reader, _):
         _, headers = await _head(reader)
         body = await reader.readexactly(len(CHUNK + LAST_CHUNK))
@@ -112,7 +112,7 @@ async def test_a_stream_with_aiohttps_means_alone(process: Process) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/docs", "/nothing", "/identify"])
 async def test_the_headers_of_other_responses(path: str, process: Process) -> None:
-    """Responses of aiohttp's own classes get them, too, each once."""
+    """Responses of aiohttp's classes get the headers too, each once."""
     async with _asked(process, path, "X-Request-ID: abc-123", f"Origin: {SHOP}") as (reader, _):
         _, headers = await _head(reader)
 
@@ -122,7 +122,7 @@ async def test_the_headers_of_other_responses(path: str, process: Process) -> No
 
 @pytest.mark.parametrize("error", ERRORS)
 async def test_an_error_in_the_middle(error: str, process: Process) -> None:
-    """The response ends without its last chunk and without a second status line; it is logged and counted."""
+    """The response ends without a last chunk and without a second status line; it is logged and counted."""
     key = ("recon_http_responses_aborted_total", "error", "/lines")
     before = (await _metrics(process)).get(key, 0)
 
@@ -144,7 +144,7 @@ async def test_an_error_in_the_middle(error: str, process: Process) -> None:
 
 @pytest.mark.parametrize(("error", "status"), [("bug", 500), ("unavailable", 503), ("problem", 404)])
 async def test_an_error_before_the_first_part(error: str, status: int, process: Process) -> None:
-    """What fails before the head was sent gets its problem document, and the connection stays."""
+    """An error before the head is sent is a problem document, and the connection stays open."""
     async with _asked(process, f"/lines?count=0&then={error}") as (reader, writer):
         answered = await _head(reader)
         await reader.readexactly(int(answered[1]["Content-Length"]))
@@ -156,7 +156,7 @@ async def test_an_error_before_the_first_part(error: str, status: int, process: 
 
 
 async def test_no_second_response(process: Process) -> None:
-    """A handler that begins a response and returns another gets its connection closed instead of a second head."""
+    """If a handler begins a response and returns another, the connection is closed without a second head."""
     async with _asked(process, "/twice") as (reader, _):
         received = await reader.read()
 
@@ -165,7 +165,7 @@ async def test_no_second_response(process: Process) -> None:
 
 
 async def test_http_1_0(process: Process) -> None:
-    """HTTP/1.0 has no chunks: the end of the connection ends the body, also for a client that asked to keep it."""
+    """In HTTP/1.0, the end of the connection ends the body, also if the client sent keep-alive."""
     for fields in ([], ["Connection: keep-alive"]):
         async with _asked(process, "/lines", *fields, version="1.0") as (reader, _):
             _, headers = await _head(reader)
@@ -176,7 +176,7 @@ async def test_http_1_0(process: Process) -> None:
 
 
 async def test_an_error_in_the_middle_of_http_1_0(process: Process) -> None:
-    """Since the end of the connection would look like that of the body, the connection is reset."""
+    """The connection is reset, because its orderly end would look like the end of the body."""
     async with _asked(process, "/lines?count=1&pause=0.2&then=bug", version="1.0") as (reader, _):
         await _head(reader)
         assert await reader.readexactly(len(LINE)) == LINE
@@ -187,7 +187,7 @@ async def test_an_error_in_the_middle_of_http_1_0(process: Process) -> None:
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("path", ["/lines?then=hang", "/by-hand"])
 async def test_head(path: str, version: str, process: Process) -> None:
-    """HEAD gets the head that GET would get and no body, however long the stream, and the connection stays."""
+    """HEAD gets the head of GET and no body, however long the stream is, and the connection stays open."""
     fields = ["Connection: keep-alive"] if version == "1.0" else []
     async with _asked(process, path, *fields, method="HEAD", version=version) as (reader, writer):
         status, headers = await _head(reader)
@@ -199,7 +199,7 @@ async def test_head(path: str, version: str, process: Process) -> None:
 
 
 async def test_the_metrics_of_a_stream(process: Process) -> None:
-    """A stream is counted while it is under way, with its duration at its end, and does not count as latency."""
+    """A stream is counted while it is in progress, with its duration at its end, and not as latency."""
     before = await _metrics(process)
     async with _asked(process, "/lines?count=2&pause=0.3", method="POST") as (reader, _):
         await _head(reader)
@@ -217,7 +217,7 @@ async def test_the_metrics_of_a_stream(process: Process) -> None:
 
 @pytest.mark.parametrize("count", [0, 1], ids=["before the head", "after the head"])
 async def test_a_client_that_leaves(count: int, process: Process) -> None:
-    """A stream ends with its client's connection, also while it has nothing to send; that is no error of recon's."""
+    """A stream ends when its client disconnects, also while it has nothing to send; that is no error."""
     logged = len(process.events())
     async with _asked(process, f"/lines?count={count}&then=hang") as (reader, _):
         if count:
@@ -231,7 +231,7 @@ async def test_a_client_that_leaves(count: int, process: Process) -> None:
 
 
 async def test_a_client_that_takes_its_time(process: Process) -> None:
-    """A client that takes some of a stream within --send-timeout, again and again, gets all of it."""
+    """A client that reads some of a stream within each --send-timeout gets all of it."""
     started = time.monotonic()
     received = 0
     part = b""
@@ -248,7 +248,7 @@ async def test_a_client_that_takes_its_time(process: Process) -> None:
 
 
 async def test_a_client_that_takes_nothing(process: Process) -> None:
-    """A client that takes nothing of a stream for --send-timeout is closed, and the stream ends."""
+    """If a client reads nothing for --send-timeout, its connection is closed, and the stream ends."""
     async with _asked(process, "/much?megabytes=64") as (reader, _):
         await _until(process, _under_way("/much", 1))
         await _until(process, _under_way("/much", 0))
@@ -259,7 +259,7 @@ async def test_a_client_that_takes_nothing(process: Process) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_shutdown(workers: int, start_recon: StartRecon, database_url: str) -> None:
-    """Streams do not keep the process from ending: those that end soon do so, the others are cut, and that shows."""
+    """At shutdown, streams that end soon are completed, and the others are cut, which their clients can see."""
     options = ["--database-url", database_url, "--shutdown-timeout", "20", "--workers", str(workers)]
     process = start_recon(*options, command=COMMAND)
     async with (
@@ -289,7 +289,7 @@ async def test_shutdown(workers: int, start_recon: StartRecon, database_url: str
 
 
 async def test_no_stream_begins_during_shutdown(start_recon: StartRecon, database_url: str) -> None:
-    """Once the process is shutting down, a client that asks for a stream gets a 503, on its last connection."""
+    """During shutdown, a request for a stream gets a 503 with `Connection: close`."""
     process = start_recon("--database-url", database_url, command=COMMAND)
     async with _asked(process, "/healthz") as (reader, writer):
         _, headers = await _head(reader)

@@ -1,4 +1,4 @@
-"""Answers that wait for clients which do not read them: bounded in total, at the cost of those clients alone."""
+"""Data that waits for clients that do not read it: its total is bounded, and only those clients are disconnected."""
 
 import asyncio
 import subprocess
@@ -46,7 +46,7 @@ async def test_clients_that_never_read(
     database_url: str,
     tls: list[str],  # noqa: F811
 ) -> None:
-    """What waits for a burst of clients that never read is bounded; clients that read get every answer meanwhile."""
+    """The data for clients that never read is bounded; meanwhile clients that read get every answer."""
     options = ["--database-url", database_url, "--max-unsent", str(32 * MB)]
     process = start_recon(*options, *(tls if secure else []), ready=False)
     await until_serving(process)
@@ -92,7 +92,7 @@ async def test_clients_that_never_read(
 
 
 def test_large_answers_are_not_copied() -> None:
-    """Many connections that wait for the same object take its memory once; all of it arrives."""
+    """Connections that send the same object hold it in memory once, and all of it arrives."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_large_answers())
 
@@ -134,7 +134,7 @@ async def _large_answers() -> None:
 
 
 class _Client(Sender):
-    """A connection whose client takes what the test says."""
+    """A connection whose client reads as much as the test says."""
 
     def __init__(self, unsent: Unsent, waits: int, shared: bytes | None = None) -> None:  # no socket behind it
         self.unsent, self.waits, self.shared = unsent, waits, shared
@@ -160,7 +160,7 @@ def _clients(unsent: Unsent, *waits: int) -> list[_Client]:
 
 
 async def test_the_slowest_readers_are_closed() -> None:
-    """Those are closed that took too little for longest, and no more than needed; one that reads is left alone."""
+    """The clients that read too little for longest are disconnected, no more than needed; one that reads is not."""
     unsent = Unsent(100 * KB, patience=0)
     reads, first, second, newest = clients = _clients(unsent, 80 * KB, 5 * KB, 5 * KB, 5 * KB)
     reads.waits -= 64 * KB
@@ -175,7 +175,7 @@ async def test_the_slowest_readers_are_closed() -> None:
 
 
 async def test_new_readers_have_time() -> None:
-    """In a burst nobody is closed who had no time to read; what is to be sent next waits until others have read."""
+    """In a burst, each client gets time to read before it is disconnected; further responses wait meanwhile."""
     unsent = Unsent(100, patience=3600)
     clients = _clients(unsent, *[40] * 10)
 
@@ -192,7 +192,7 @@ async def test_new_readers_have_time() -> None:
 
 
 async def test_room_is_given_in_turn() -> None:
-    """Those who wait for room have it one after the other, as far as it goes; one who gave up is passed over."""
+    """Responses that wait for room get it in order; a cancelled one is skipped."""
     unsent = Unsent(100, patience=3600)
     [first, second] = _clients(unsent, 80, 80)
     order: list[int] = []
@@ -217,7 +217,7 @@ async def test_room_is_given_in_turn() -> None:
 
 
 async def test_readers_make_room() -> None:
-    """Data that was taken meanwhile counts no longer, so that nobody is closed for it."""
+    """Data that was read meanwhile no longer counts, so no client is disconnected for it."""
     unsent = Unsent(100, patience=3600)
     clients = _clients(unsent, 40, 40, 40)
     clients[0].waits = 0
@@ -231,7 +231,7 @@ async def test_readers_make_room() -> None:
 
 
 async def test_an_answer_larger_than_the_limit() -> None:
-    """One answer is always sent, however large, unless another one waits behind it."""
+    """A single answer is always sent, however large, unless another one waits."""
     unsent = Unsent(10, patience=0)
     [client] = _clients(unsent, 1000)
     await asyncio.sleep(0.01)
@@ -243,7 +243,7 @@ async def test_an_answer_larger_than_the_limit() -> None:
 
 
 async def test_a_shared_body_counts_once() -> None:
-    """Connections that send the same object take its memory once, until the last of them has sent it."""
+    """A body that several connections send counts once, until the last of them has sent it."""
     unsent = Unsent(150, patience=3600)
     body = b"x" * 100
     clients = [_Client(unsent, 100, body) for _ in range(50)]

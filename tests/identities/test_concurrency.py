@@ -1,4 +1,4 @@
-"""The six races against running processes: always the rows of a serial run, always 200."""
+"""The six races against running processes: the rows are always those of a serial run, and every answer is a 200."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -26,7 +26,7 @@ FORMS = {
 def recon_urls(
     request: pytest.FixtureRequest, shared_database_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[str]]:
-    """One or two recon processes in one of the forms, on one database."""
+    """Start one or two recon processes, in one of the configurations, on one database."""
     form, processes = request.param
     with recon_processes(tmp_path_factory.mktemp("recon")) as start:
         yield [start("--database-url", shared_database_url, *FORMS[form]).url for _ in range(processes)]
@@ -34,7 +34,7 @@ def recon_urls(
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    """An HTTP client with as many connections as it is asked for."""
+    """An HTTP client without a limit of connections."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         yield session
 
@@ -44,14 +44,14 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 async def test_race(
     name: str, at_a_time: int, recon_urls: list[str], shared_database_url: str, session: aiohttp.ClientSession
 ) -> None:
-    """However many come at once, the table ends as if they had come one by one, and everyone is answered."""
+    """With any number of concurrent requests, the table ends as after a serial run, and every request is answered."""
     await expect_race(name, at_a_time, recon_urls, shared_database_url, session, rounds=ROUNDS)
 
 
 async def expect_race(
     name: str, at_a_time: int, recon_urls: list[str], database_url: str, session: aiohttp.ClientSession, *, rounds: int
 ) -> None:
-    """So many times, from an empty table, the race ends as a serial run does, and everyone is answered."""
+    """Run the race several times from an empty table; it must end as a serial run, with every request answered."""
     race = RACES[name](at_a_time)
     for _ in range(rounds):
         await execute(database_url, "TRUNCATE contact RESTART IDENTITY")
@@ -71,14 +71,14 @@ async def expect_race(
 async def _send(
     session: aiohttp.ClientSession, urls: list[str], said: list[Said], at_a_time: int
 ) -> list[dict[str, Any]]:
-    """Send requests to the processes in turn, so many at a time; every one must be answered 200."""
+    """Send requests to the processes in turn, with a limit of concurrent ones; each must be answered 200."""
     turns = asyncio.Semaphore(at_a_time)
 
     async def send(url: str, email: str | None, phone: str | None) -> dict[str, Any]:
         async with turns, session.post(f"{url}/identify", json={"email": email, "phoneNumber": phone}) as response:
             assert response.status == 200, await response.text()
             contact = (await response.json())["contact"]
-        # Whatever else happens meanwhile, who asked is in the answer.
+        # Whatever other requests do meanwhile, the answer has the identifiers of its request.
         assert email in contact["emails"]
         assert phone in contact["phoneNumbers"]
         return contact

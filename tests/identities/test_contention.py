@@ -1,4 +1,4 @@
-"""Rows that another session holds: the requests that need them wait, and no others."""
+"""Rows that another session holds: only the requests that need them wait."""
 
 import asyncio
 import json
@@ -40,14 +40,14 @@ def _contact(answer: bytes) -> dict[str, Any]:
 
 @asynccontextmanager
 async def asking(url: str, seconds: float = 30, **options: Any) -> AsyncIterator[Submit]:
-    """Ask recon in this process, with so many seconds for each request."""
+    """Run recon in this process, with a deadline in seconds for each request."""
     async with Database(url, DatabaseSettings(**options)).opened() as database:
         yield coalesced(Identify(database, identify_response), 1000, Deadlines(seconds), 4)
 
 
 @asynccontextmanager
 async def holding(url: str, *statements: str) -> AsyncIterator[asyncpg.Connection]:
-    """Another session, in a transaction that has run these statements."""
+    """Another session, in an open transaction that has run these statements."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():
@@ -59,7 +59,7 @@ async def holding(url: str, *statements: str) -> AsyncIterator[asyncpg.Connectio
 
 
 async def sessions_that_wait(connection: asyncpg.Connection) -> int:
-    """How many sessions of this database wait for a lock."""
+    """Count the sessions of this database that wait for a lock."""
     await connection.execute("SELECT pg_stat_clear_snapshot()")
     statement = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     count: int = await connection.fetchval(statement)
@@ -73,7 +73,7 @@ async def somebody_waits(connection: asyncpg.Connection) -> None:
             await asyncio.sleep(0.01)
 
 
-# What another program holds, by a statement of its own: an operator's FOR UPDATE, or an update that is not committed.
+# Locks of another program: an operator's FOR UPDATE, or an uncommitted update.
 HOLDS = [
     "SELECT FROM contact WHERE id = 2 FOR UPDATE",
     "SELECT FROM contact WHERE id = 2 FOR SHARE",
@@ -83,7 +83,7 @@ HOLDS = [
 
 @pytest.mark.parametrize("statement", HOLDS)
 async def test_a_request_about_a_held_row_waits_alone(statement: str, database_url: str) -> None:
-    """The others are answered meanwhile; when the row is free, so is the one that waited for it."""
+    """Other requests are answered meanwhile; the waiting request is answered when the row is free."""
     await execute(database_url, *PEOPLE)
     async with asking(database_url) as submit, asyncio.timeout(20):
         async with holding(database_url, statement) as other:
@@ -102,7 +102,7 @@ async def test_a_request_about_a_held_row_waits_alone(statement: str, database_u
 
 
 async def test_they_would_all_wait(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the protection off, one held row stops all writers."""
+    """Without the protection, one held row stops all writers."""
     await execute(database_url, *PEOPLE)
     monkeypatch.setattr("recon.database.transactions._LOCK_TIMEOUT", 60_000)
     async with asking(database_url, seconds=1) as submit, holding(database_url, HOLDS[0]) as other:
@@ -116,7 +116,7 @@ async def test_they_would_all_wait(database_url: str, monkeypatch: pytest.Monkey
 
 
 async def test_a_held_row_is_asked_for_once(database_url: str) -> None:
-    """A hundred requests about it take one connection, and all are answered when it is free."""
+    """A hundred requests about the row use one connection, and all are answered when it is free."""
     await execute(database_url, *PEOPLE)
     async with asking(database_url) as submit, asyncio.timeout(20):
         async with holding(database_url, HOLDS[0]) as other:
@@ -132,7 +132,7 @@ async def test_a_held_row_is_asked_for_once(database_url: str) -> None:
 
 
 async def test_while_a_row_is_waited_for_nothing_piles_up(database_url: str) -> None:
-    """Nobody waits in a serializable transaction: PostgreSQL would have to keep what all others have read since."""
+    """No serializable transaction waits: PostgreSQL would have to keep all later reads of other sessions."""
     await execute(database_url, *PEOPLE)
     async with asking(database_url) as submit, holding(database_url, HOLDS[0]) as other:
         waiting = submit(_request("new", "2"))
@@ -144,7 +144,7 @@ async def test_while_a_row_is_waited_for_nothing_piles_up(database_url: str) -> 
 
 
 async def test_who_waits_too_long_is_told_that_nothing_was_changed(database_url: str) -> None:
-    """At the deadline, and not when a statement may take no longer, the request is given up; it is not done later."""
+    """At its deadline, the request is given up with a 503, and it is not executed later."""
     await execute(database_url, *PEOPLE)
     async with asking(database_url, seconds=0.5, statement_timeout=0.2) as submit:
         async with holding(database_url, HOLDS[0]):
@@ -158,7 +158,7 @@ HELD_SECONDARY = "SELECT FROM contact WHERE id = 3 FOR UPDATE"
 
 
 async def test_a_secondary_that_is_held_is_in_the_way_of_merges_alone(database_url: str) -> None:
-    """Its person is still read and extended, in one batch with a merge that has to wait."""
+    """The identity is still read and extended, in one batch with a merge that has to wait."""
     await execute(database_url, *PEOPLE)
     batch = [_request("stranger"), _request("young", "1"), _request("new", "2"), _request("young")]
     async with Database(database_url).opened() as database:
@@ -177,7 +177,7 @@ async def test_a_secondary_that_is_held_is_in_the_way_of_merges_alone(database_u
 
 
 async def test_a_merge_that_nobody_asked_for_waits_too(database_url: str) -> None:
-    """Rows of another program that have to be merged while one of them is held: who meets them waits, others do not."""
+    """Requests that must merge rows of another program wait while one row is held; other requests do not."""
     older = "INSERT INTO contact (email, created_at) VALUES ('young', now() - interval '1 day')"
     await execute(database_url, *PEOPLE, older)
     batch = [_request("stranger"), _request("young", "2"), _request("young", "7")]
@@ -192,7 +192,7 @@ async def test_a_merge_that_nobody_asked_for_waits_too(database_url: str) -> Non
 async def test_what_is_answered_around_a_held_row_is_bounded(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in any other batch: it ends with the answer that makes it large enough."""
+    """The batch has the usual bound: it ends with the answer that makes it large enough."""
     await execute(database_url, *PEOPLE)
     monkeypatch.setattr(identify, "MOST_ANSWERED", 2)
     batch = [_request("stranger"), _request("new", "2"), _request("old-too", "1"), _request("another")]
@@ -204,7 +204,7 @@ async def test_what_is_answered_around_a_held_row_is_bounded(
 
 
 async def test_a_batch_with_nothing_but_held_rows(database_url: str) -> None:
-    """Then there is nothing to decide."""
+    """If all rows of a batch are held, there is nothing to decide."""
     await execute(database_url, *PEOPLE)
     async with Database(database_url).opened() as database, holding(database_url, HOLDS[0]):
         outcomes = await Identify(database, identify_response).write(
@@ -215,7 +215,7 @@ async def test_a_batch_with_nothing_but_held_rows(database_url: str) -> None:
 
 
 async def test_a_table_that_is_locked_is_waited_for(database_url: str) -> None:
-    """CREATE INDEX keeps all writers out: they are answered when it is done."""
+    """CREATE INDEX blocks all writers; their requests are answered when it is done."""
     async with asking(database_url) as submit, asyncio.timeout(20):
         async with holding(database_url, "CREATE INDEX another ON contact (created_at)") as other:
             waiting = submit(_request("new"))
@@ -225,7 +225,7 @@ async def test_a_table_that_is_locked_is_waited_for(database_url: str) -> None:
 
 
 async def test_a_lock_that_is_no_row_ends_as_a_503(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a trigger of another program waits for cannot be told apart: after some tries that is said."""
+    """recon cannot identify a lock that a trigger of another program waits for: after some retries, a 503."""
     await execute(
         database_url,
         "CREATE TABLE theirs ()",
@@ -244,7 +244,7 @@ async def test_a_lock_that_is_no_row_ends_as_a_503(database_url: str, monkeypatc
 
 
 async def test_waiting_for_the_lane_is_normal(database_url: str) -> None:
-    """Whatever lock_timeout the role has: it is not for the lane."""
+    """The role's lock_timeout does not apply to the wait for the lane."""
     name = urlsplit(database_url).path.removeprefix("/")
     await execute(database_url, f"ALTER DATABASE {name} SET lock_timeout = '10ms'")
     async with asking(database_url) as submit, asyncio.timeout(20):
@@ -258,7 +258,7 @@ async def test_waiting_for_the_lane_is_normal(database_url: str) -> None:
 
 @pytest.mark.parametrize("statement", HOLDS[1:])
 async def test_recon_respects_locks_of_other_programs(statement: str, database_url: str) -> None:
-    """Who holds a primary, by FOR SHARE or an update of its own, sees no change of that person until the end."""
+    """While another session holds a primary, by FOR SHARE or an update, recon does not change the identity."""
     await execute(database_url, *PEOPLE)
     async with asking(database_url) as submit, asyncio.timeout(20):
         async with holding(database_url, statement) as other:

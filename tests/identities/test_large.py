@@ -1,4 +1,4 @@
-"""Identities of many contacts: answered whole, encoded once for each state, and apart from all others."""
+"""Identities of many contacts: answered completely, encoded once for each state, and in separate batches."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def _request(email: str | None, phone: str | None = None) -> Identifiers:
 
 @pytest.fixture
 async def submit(database_url: str) -> Any:
-    """Ask recon in this process, on a database with one large identity."""
+    """Run recon in this process, on a database with one large identity."""
     await execute(database_url, *LARGE_IDENTITY)
     async with Database(database_url).opened() as database:
         yield coalesced(Identify(database, identify_response), 1000, Deadlines(30), 4)
@@ -50,7 +50,7 @@ EMAILS = [f"large-{n}" for n in range(1, SIZE + 1)]
 
 @pytest.mark.parametrize("request_", [_request("large-1"), _request(f"large-{SIZE}"), _request(None, "1")])
 async def test_a_large_identity_is_answered_whole(request_: Identifiers, submit: Submit) -> None:
-    """By whichever identifier it is asked for, all of its contacts are in the answer."""
+    """A request by any of its identifiers returns all of its contacts."""
     contact = _contact(await submit(request_))
 
     assert contact["emails"] == EMAILS
@@ -58,7 +58,7 @@ async def test_a_large_identity_is_answered_whole(request_: Identifiers, submit:
 
 
 async def test_a_large_identity_grows_and_merges(submit: Submit) -> None:
-    """It is extended and merged like any other, from both sides."""
+    """It is extended and merged like any other identity, from both sides."""
     await submit(_request("small", "2"))
 
     extended = _contact(await submit(_request("another", "1")))
@@ -70,7 +70,7 @@ async def test_a_large_identity_grows_and_merges(submit: Submit) -> None:
 
 
 async def test_concurrent_requests_for_it_have_each_their_state(submit: Submit) -> None:
-    """Twenty new emails at once: each answer is one longer than another, and each has its own email."""
+    """Of twenty concurrent new emails, each answer has its own email and a different number of contacts."""
     answers = await asyncio.gather(*(submit(_request(f"new-{n}", "1")) for n in range(20)))
 
     contacts = [_contact(answer) for answer in answers]
@@ -79,7 +79,7 @@ async def test_concurrent_requests_for_it_have_each_their_state(submit: Submit) 
 
 
 async def test_a_state_is_encoded_once(database_url: str) -> None:
-    """Of a batch with thirty requests that leave an identity in three states, three are encoded, and shared."""
+    """Thirty requests in a batch that leave an identity in three states share three encoded answers."""
     await execute(database_url, *LARGE_IDENTITY)
     batch = [_request(f"new-{n % 3}", "1") for n in range(30)]
     encoded: list[Identity] = []
@@ -93,13 +93,13 @@ async def test_a_state_is_encoded_once(database_url: str) -> None:
         known = await Identify(database, encode).read_large(lambda: batch)
 
     assert [len(identity.emails) for identity in encoded] == [SIZE + 1, SIZE + 2, SIZE + 3, SIZE + 3]
-    # The same object, so that a thousand answers that wait to be sent take the memory of one.
+    # The same object, so that a thousand unsent answers need the memory of one.
     assert len(set(map(id, answers))) == 3
     assert len(set(map(id, known))) == 1
 
 
 async def test_its_batches_are_counted_apart(submit: Submit) -> None:
-    """The metrics tell batches of large identities from others."""
+    """The metrics distinguish batches of large identities from others."""
 
     def counted(step: str) -> float:
         return REGISTRY.get_sample_value("recon_batch_requests_count", {"step": step}) or 0
@@ -113,7 +113,7 @@ async def test_its_batches_are_counted_apart(submit: Submit) -> None:
 async def test_what_a_batch_answers_is_bounded(
     database_url: str, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch whose answers would have too many contacts is ended early; the rest of its requests are the next."""
+    """A batch whose answers would have too many contacts ends early; its other requests are the next batch."""
     monkeypatch.setattr(identify, "MOST_ANSWERED", 2 * SIZE)
     async with Database(database_url).opened() as database:
         outcomes = await Identify(database, identify_response).write(
@@ -127,7 +127,7 @@ async def test_what_a_batch_answers_is_bounded(
 
 
 async def test_what_a_read_fetches_is_bounded(database_url: str) -> None:
-    """The read pass leaves requests about a large identity to others, after a bounded look at it."""
+    """The read pass stops at a bounded number of rows, and leaves large identities to a separate batch."""
     await execute(database_url, *LARGE_IDENTITY, "INSERT INTO contact (email) VALUES ('small')")
     fetched: list[int] = []
     batch = [_request(f"large-{n}") for n in range(1, 9)] + [_request("small"), _request("unknown", "1")]
@@ -145,7 +145,7 @@ async def test_what_a_read_fetches_is_bounded(database_url: str) -> None:
 
 
 async def test_a_value_that_many_identities_share(database_url: str) -> None:
-    """Rows of another program that all share a phone number are one person from the first request by it on."""
+    """Rows of another program that share a phone number become one identity with the first request by it."""
     await execute(
         database_url,
         f"INSERT INTO contact (email, phone_number) SELECT 'e' || n, '1' FROM generate_series(1, {SIZE}) AS n",
@@ -185,7 +185,7 @@ async def test_it_holds_up_nobody(step: str, submit: Submit, monkeypatch: pytest
 
 
 async def test_large_identities_take_turns(submit: Submit, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch of large identities has one of them, with all requests about it."""
+    """A batch of large identities has only one of them, with all requests about it."""
     await execute(
         database_url,
         "INSERT INTO contact (email, phone_number) VALUES ('second', '3')",

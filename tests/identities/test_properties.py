@@ -1,4 +1,4 @@
-"""The rules as properties: whatever is sent, in whatever batches, recon and the model agree."""
+"""The rules as properties: for any requests, in any batches, recon and the model agree."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from recon.rules.identifiers import Identifiers
 from recon.rules.reconcile import decide
 from tests.harness.model import Model, Said
 
-# Few values, so that they meet often.
+# Few values, so that requests often share one.
 EMAILS = st.sampled_from([None, "a", "b", "c", "d", "e"])
 PHONES = st.sampled_from([None, "1", "2", "3", "4", "5"])
 SAID = st.tuples(EMAILS, PHONES).filter(any)
@@ -28,18 +28,18 @@ BATCHES = st.lists(st.lists(SAID, min_size=1, max_size=8), min_size=1, max_size=
 
 
 def identifiers(said: Said) -> Identifiers:
-    """A request in normal form."""
+    """A request in canonical form."""
     return Identifiers(said[0], said[1], said[1])
 
 
 class Table:
-    """What the database does with a plan, on a list."""
+    """Applies a plan to a list, as the database applies it to the table."""
 
     def __init__(self) -> None:
         self.rows: list[Contact] = []
 
     def run(self, batch: list[Said]) -> list[Any]:
-        """The answers to a batch."""
+        """Return the answers to a batch."""
         rows = [Contact(c.rank, c.id, c.linked_id, c.email, c.phone_number, c.phone_key) for c in self.rows]
         plan = decide([identifiers(said) for said in batch], Clusters(rows))
         for contact, _ in plan.inserts:
@@ -60,7 +60,7 @@ class Table:
 @settings(max_examples=500)
 @given(BATCHES)
 def test_the_rules_agree_with_the_model(batches: list[list[Said]]) -> None:
-    """Answers and rows are those of the model, which takes the requests one by one."""
+    """Answers and rows are those of the model, which executes the requests one by one."""
     model, table = Model(), Table()
 
     for batch in batches:
@@ -72,7 +72,7 @@ def test_the_rules_agree_with_the_model(batches: list[list[Said]]) -> None:
 @settings(max_examples=200)
 @given(st.lists(SAID, min_size=1, max_size=30))
 def test_repeating_adds_nothing(requests: list[Said]) -> None:
-    """I5: after any history, each of its requests is known, alone and in one batch."""
+    """I5, idempotence: after any history, each of its requests is known, alone and in one batch."""
     table = Table()
     table.run(requests)
     before = [(row.id, row.linked_id) for row in table.rows]
@@ -89,7 +89,7 @@ def test_repeating_adds_nothing(requests: list[Said]) -> None:
 
 @pytest.mark.parametrize("form", ["batches", "coalesced", "plain"])
 def test_the_database_agrees_with_the_model(form: str, database_url: str) -> None:
-    """The same on PostgreSQL: in batches of the test's making, and one by one in both forms."""
+    """The same on PostgreSQL: in batches that the test makes, and one by one in both configurations."""
 
     async def scenario(batches: list[list[Said]]) -> None:
         model = Model()
@@ -106,7 +106,7 @@ def test_the_database_agrees_with_the_model(form: str, database_url: str) -> Non
                     answers = [await one(request) for request in requests]
                 expected = [model.identify(said) for said in batch]
                 assert [_parsed(answer) for answer in answers] == expected
-                # What was filed is now known to the read pass, with the latest state for everyone.
+                # Now the read pass knows all identifiers, and every request gets the latest state.
                 known = await identify.read(partial(list, requests))
                 assert all(known)
         rows = await _take_rows(database_url)

@@ -1,4 +1,4 @@
-"""Each race with the protection off, to see it go wrong; then with it on, under the very same timing."""
+"""Each race without the protection, to show that it fails; then with the protection, with the same timing."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ AT_ONCE = 8
 class AllHaveRead:
     """Holds each of the first `n` transactions after its read until all of them have read.
 
-    That is the worst case for any protection: every decision is taken before any is written.
+    This is the worst case for any protection: every decision is made before any is written.
     """
 
     def __init__(self, n: int, statement: str) -> None:
@@ -43,14 +43,14 @@ class AllHaveRead:
 async def _run(
     url: str, isolation: str, at_once: list[Said], before: list[Said], monkeypatch: pytest.MonkeyPatch
 ) -> list[Any]:
-    """What became of requests that all read before any of them wrote, each in its own transaction."""
+    """Run requests that all read before any of them writes, each in its own transaction; return the outcomes."""
     async with Database(
         url, DatabaseSettings(pool_size=len(at_once) + 1, writer_lane=False, isolation=isolation)
     ).opened() as database:
         identify = Identify(database, identify_response)
         for said in before:
             await identify.write(partial(list, [_identifiers(said)]))
-        # Without FOR UPDATE, which would order some of them already: what is shown is SERIALIZABLE's part.
+        # Without FOR UPDATE, which would already order some of them: this test is about SERIALIZABLE.
         monkeypatch.setattr(sql, "lock_clusters", AllHaveRead(len(at_once), sql.FETCH_CLUSTERS))
         return await asyncio.gather(
             *(identify.write(partial(list, [_identifiers(said)])) for said in at_once), return_exceptions=True
@@ -63,7 +63,7 @@ def _identifiers(said: Said) -> Identifiers:
 
 
 async def _clusters(url: str) -> list[tuple[int, list[Said]]]:
-    """Every cluster in the table: its number of primaries, and what its rows say."""
+    """Return every cluster in the table: its number of primaries, and the identifiers of its rows."""
     rows = await fetch(url, "SELECT id, coalesce(linked_id, id) AS root, email, phone_number FROM contact ORDER BY id")
     clusters: dict[int, list[asyncpg.Record]] = {}
     for row in rows:
@@ -76,7 +76,7 @@ async def _clusters(url: str) -> list[tuple[int, list[Said]]]:
 
 @pytest.mark.parametrize("name", RACES)
 async def test_without_protection(name: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In READ COMMITTED the race loses data, doubles it, or breaks a rule that the schema then refuses."""
+    """In READ COMMITTED, the race loses data, duplicates it, or violates a constraint of the schema."""
     race = RACES[name](AT_ONCE)
 
     outcomes = await _run(database_url, "READ COMMITTED", race.at_once, race.before, monkeypatch)
@@ -87,7 +87,7 @@ async def test_without_protection(name: str, database_url: str, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", RACES)
 async def test_with_protection(name: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In SERIALIZABLE with its retry, the same timing ends as a serial run does."""
+    """In SERIALIZABLE with retries, the same timing ends as a serial run."""
     race = RACES[name](AT_ONCE)
 
     outcomes = await _run(database_url, "SERIALIZABLE", race.at_once, race.before, monkeypatch)

@@ -33,14 +33,14 @@ COMMANDS = re.findall(r"^\.venv/bin/python (-m bench[^#\n]*)", PERFORMANCE, flag
 
 
 def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run `python` with these arguments to its end."""
+    """Run `python` with these arguments."""
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
 
 
 def test_no_file_outgrows_its_noun_and_no_folder_has_one_file_only() -> None:
-    """Each file can be read in one go, and a folder is there for several."""
+    """Files are short, and each folder has several files."""
     files = [path for path in BENCH.rglob("*") if path.suffix in {".py", ".lua"}]
 
     assert [path for path in files if len(path.read_text().splitlines()) > 400] == []
@@ -67,7 +67,7 @@ def test_the_list_of_series() -> None:
 
 
 def test_some_series() -> None:
-    """--only chooses series by pattern, and says so when there is none."""
+    """--only selects series by pattern; without a match it is an error."""
     new = bench("-m", "bench", "--list", "--rounds", "1", "--only", "new/*/64")
     nothing = bench("-m", "bench", "--list", "--only", "nothing")
 
@@ -78,17 +78,17 @@ def test_some_series() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_of_the_docs(command: str) -> None:
-    """The options that docs/performance.md names exist: an unknown one fails before --help is printed."""
+    """The options that docs/performance.md names exist (an unknown option fails before --help is printed)."""
     assert bench(*shlex.split(command), "--help").returncode == 0
 
 
 def test_the_published_page() -> None:
-    """The page is what the program writes from the published figures (`--redraw` otherwise)."""
+    """The published page is what the program writes from the published figures (otherwise run `--redraw`)."""
     assert page.page(page.read(RESULTS)) == (RESULTS / "README.md").read_text()
 
 
 def test_the_conclusions_are_of_the_published_run() -> None:
-    """docs/performance.md names the runs that its conclusions are drawn from: those that are published."""
+    """docs/performance.md names the runs of its conclusions, and they are the published ones."""
     results = page.read(RESULTS)
 
     assert results.profile is not None
@@ -97,7 +97,7 @@ def test_the_conclusions_are_of_the_published_run() -> None:
 
 
 def test_every_label_of_the_plot_can_be_read() -> None:
-    """No text of the published plot overlaps another or leaves the picture, and each workload is explained."""
+    """No text of the plot overlaps another or leaves the picture, and each workload is explained."""
     figure = plot.draw(page.read(RESULTS))
     figure.draw_without_rendering()
 
@@ -115,7 +115,7 @@ def test_every_label_of_the_plot_can_be_read() -> None:
 
 
 def test_right_answers_pass_the_probe(start_recon: StartRecon, database_url: str) -> None:
-    """The probe finds nothing wrong with a right recon, and its requests add what it says."""
+    """The probe accepts correct answers, and predicts the rows that its requests add."""
     process = start_recon("--database-url", database_url)
     with Probe(process.port, WORKLOADS["mix"]) as probe:
         wait_for(lambda: probe.answers >= 9)
@@ -137,7 +137,7 @@ def test_right_answers_pass_the_probe(start_recon: StartRecon, database_url: str
     ],
 )
 def test_wrong_answers_fail_the_probe(start_recon: StartRecon, database_url: str, change: str) -> None:
-    """The probe notices answers that are not those of the rules, here since another program changes rows."""
+    """The probe finds wrong answers, which another program causes here by changing rows."""
     process = start_recon("--database-url", database_url)
     with Probe(process.port, WORKLOADS["mix"]) as probe:
 
@@ -168,7 +168,7 @@ def test_the_probe_knows_the_stored_customers(
 
 
 def test_what_the_profile_names_exists() -> None:
-    """The functions that it replaces to time them, and the functions and packages by which it sorts samples, exist."""
+    """The functions that the profile replaces, and the functions and packages by which it sorts samples, exist."""
     for owner, name, _ in timed.Clocks().patches():
         assert callable(getattr(owner, name, None)), name
     module, (kind, method) = import_module("aiohttp.http_writer"), samples.SENDS.split(".")
@@ -178,7 +178,7 @@ def test_what_the_profile_names_exists() -> None:
 
 
 def test_every_step_is_timed(database_url: str, tmp_path: Path) -> None:
-    """A recon with clocks shows how long each step of a new and of a known customer took."""
+    """A recon with clocks measures each step for a new and for a known customer."""
     log = tmp_path / "log"
     with serving(SYSTEMS["timed"], database_url, log) as server, Probe(server.port, WORKLOADS["mix"]) as probe:
         wait_for(lambda: probe.answers >= 2)

@@ -1,4 +1,4 @@
-"""The documentation is true: the API's document and page, and the README's examples, settings and commands."""
+"""The documentation is correct: the OpenAPI document, its page, and the README's examples, settings and commands."""
 
 import json
 import os
@@ -37,18 +37,18 @@ SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 
 
 def _endpoints() -> list[Endpoint]:
-    """The records of all endpoints; nothing is connected to for them."""
+    """Return the records of all endpoints, without connecting to a database."""
     return create_app(Settings(database_url=SecretStr("postgresql://localhost/nothing")))[ENDPOINTS]
 
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_the_document_is_valid(strict: bool) -> None:
-    """The OpenAPI document is one."""
+    """The OpenAPI document is valid."""
     validate(document(_endpoints(), strict=strict))
 
 
 async def test_the_document_names_every_route(client: "TestClient[Any, Any]") -> None:
-    """What is served is documented, and what is documented is served; the page's own files aside."""
+    """Every route is documented, and every documented route exists, except the page's own files."""
     served = {
         (route.resource.canonical, route.method.lower())
         for route in client.server.app.router.routes()  # type: ignore[attr-defined]
@@ -62,7 +62,7 @@ async def test_the_document_names_every_route(client: "TestClient[Any, Any]") ->
 
 
 async def test_the_documents_examples_work(client: "TestClient[Any, Any]") -> None:
-    """Each example request is accepted and answered in the documented form, and the example answer has it too."""
+    """Each example request gets a 200 with a body of the documented form, which the example answer has too."""
     operation = document(_endpoints())["paths"]["/identify"]["post"]
     answers = TypeAdapter(IdentifyResponse)
     for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
@@ -78,7 +78,7 @@ async def test_the_documents_examples_work(client: "TestClient[Any, Any]") -> No
 
 
 async def test_the_root_leads_to_the_docs(client: "TestClient[Any, Any]") -> None:
-    """/ redirects to the page, which loads nothing from elsewhere."""
+    """/ redirects to the docs page, which loads nothing from other hosts."""
     response = await client.get("/", allow_redirects=False)
     page = await (await client.get("/docs")).text()
 
@@ -93,7 +93,7 @@ CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a window."""
+    """Debian's Chromium, headless."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -119,7 +119,7 @@ def browser() -> Iterator[Any]:
 @pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromium-driver")
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_the_page_in_a_browser(browser: Any, start_recon: StartRecon, database_url: str, tmp_path: Path) -> None:
-    """The page renders without an error, and its examples work when they are tried there, with an API key."""
+    """The page renders without an error, and its examples can be executed there, with an API key."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import Select, WebDriverWait
 
@@ -234,7 +234,7 @@ def test_the_commands() -> None:
 
 
 def test_the_options() -> None:
-    """Every option of `recon serve` that a page names in its prose exists."""
+    """Every option of `recon serve` that a page names exists."""
     offered = set(re.findall(r"--[a-z][a-z-]+", recon("serve", "--help").stdout))
     others = set(
         re.findall(r"--[a-z][a-z-]+", "".join(recon(name, "--help").stdout for name in ("schema", "key", "reset")))
@@ -247,7 +247,7 @@ def test_the_options() -> None:
 
 
 def test_the_readme_is_a_front_page() -> None:
-    """The README has at most 150 lines, and leads to every page of docs/."""
+    """The README has at most 150 lines, and links to every page of docs/."""
     assert len(README.splitlines()) <= 150
     for page in (ROOT / "docs").glob("*.md"):
         assert f"(docs/{page.name})" in README
@@ -255,7 +255,7 @@ def test_the_readme_is_a_front_page() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page(page: str) -> None:
-    """Every recon command and make target that a page quotes exists."""
+    """Every recon command and make target in a page exists."""
     commands = set(re.findall(r"^  (\w+) {2,}", recon("--help").stdout, flags=re.MULTILINE))
     targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
@@ -264,14 +264,14 @@ def test_the_commands_of_a_page(page: str) -> None:
 
 
 def _anchors(path: Path) -> set[str]:
-    """The anchors that GitHub gives to a page's headings."""
+    """Return the anchors that GitHub gives to a page's headings."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_links_of_a_page(page: str) -> None:
-    """Every link and image of a page that is not on the web leads to a file of the repository, and to its heading."""
+    """Every relative link and image of a page leads to a file of the repository, and to its heading."""
     for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
         path, _, anchor = link.partition("#")
         if re.match(r"https?://", link):
@@ -283,7 +283,7 @@ def test_the_links_of_a_page(page: str) -> None:
 
 
 def test_the_readmes_first_lines_are_the_two_commands() -> None:
-    """Who opens the README sees at once how to run it and how to test it."""
+    """The README begins with how to run recon and how to test it."""
     first = _blocks("sh")[0]
 
     assert first.split("\n")[0].startswith("make run")
@@ -291,7 +291,7 @@ def test_the_readmes_first_lines_are_the_two_commands() -> None:
 
 
 def test_why_each_dependency_is_there() -> None:
-    """CONTRIBUTING says of every dependency in one line why it is there."""
+    """CONTRIBUTING has a line with the reason for each dependency."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
     names = {re.split(r"[>=<\[]", item)[0] for group in [project["dependencies"], *extras] for item in group}
@@ -304,7 +304,7 @@ def test_why_each_dependency_is_there() -> None:
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_the_lock_files_pin_by_hash_alone(name: str) -> None:
-    """Every line is a version or a hash: no address of a registry, nothing unpinned."""
+    """Every line is a version or a hash: no registry's address, and nothing unpinned."""
     lines = (ROOT / name).read_text().splitlines()
 
     for line in lines:
@@ -312,7 +312,7 @@ def test_the_lock_files_pin_by_hash_alone(name: str) -> None:
 
 
 def test_the_changelog_has_this_version() -> None:
-    """The version that is installed is in the changelog."""
+    """The changelog has the installed version."""
     assert (
         f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
         or "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
@@ -320,7 +320,7 @@ def test_the_changelog_has_this_version() -> None:
 
 
 def test_the_wheel_has_the_schema(tmp_path: Path) -> None:
-    """schema.sql and the migrations travel in the wheel, as files."""
+    """The wheel contains schema.sql and the migrations as files."""
     import sys
     import zipfile
 
@@ -340,7 +340,7 @@ def test_the_wheel_has_the_schema(tmp_path: Path) -> None:
 
 
 def test_the_help_names_the_settings_that_are_no_options() -> None:
-    """What is a secret can be given by no option, but is found in the help."""
+    """Secrets have no option, but the help names their variables."""
     help_ = recon("serve", "--help").stdout
 
     assert [name for name in Settings.model_fields if not is_option(name)] == ["api_keys"]

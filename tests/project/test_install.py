@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness import ROOT
 
-# What pip would install takes a minute, and is not what these tests are about.
+# These tests need no packages, whose installation takes a minute.
 NO_PACKAGES = ["PIP=:", "INSTALL=:"]
 
 
@@ -22,14 +22,14 @@ def project(tmp_path: Path) -> Path:
 
 
 def make(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run make to its end."""
+    """Run make."""
     return subprocess.run(
         ["make", *NO_PACKAGES, *arguments], cwd=project, capture_output=True, text=True, timeout=60, check=False
     )
 
 
 def works(project: Path) -> bool:
-    """Whether the project's virtual environment is in this folder and has a Python, not a script, with pip."""
+    """Whether the project's virtual environment is in this folder, and has a real Python with pip."""
     python = project / ".venv/bin/python"
     done = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False)
     return done.returncode == 0 and python.is_symlink() and str(project) in (project / ".venv/bin/activate").read_text()
@@ -42,7 +42,7 @@ def program(path: Path, text: str) -> Path:
     return path
 
 
-# Each behaves like the real one where `make` looks.
+# Each behaves like the real Python as far as `make` checks it.
 OLD = f"""[ "$1" = -c ] && exec {sys.executable} -c "import sys; sys.version_info = (3, 10, 12, 'final', 0)
 import platform; platform.python_version = lambda: '3.10.12'
 $2"
@@ -54,7 +54,7 @@ exit 1"""
 
 
 def test_python_is_too_old(project: Path) -> None:
-    """One line says which version is needed, which one was found, and how to choose another; nothing is created."""
+    """One line names the required version, the version found, and how to choose another; nothing is created."""
     old = program(project / "python3.10", OLD)
 
     done = make(project, "install", f"PYTHON={old}")
@@ -68,7 +68,7 @@ def test_python_is_too_old(project: Path) -> None:
 
 
 def test_python_does_not_exist(project: Path) -> None:
-    """A Python that is not installed is one line of make, after the shell's own."""
+    """If the Python does not exist, make prints one line, after the shell's own."""
     done = make(project, "install", "PYTHON=python3.99")
 
     assert done.returncode != 0
@@ -76,7 +76,7 @@ def test_python_does_not_exist(project: Path) -> None:
 
 
 def test_venv_is_not_installed(project: Path) -> None:
-    """On Debian and Ubuntu, venv is a package of its own: one line names it."""
+    """On Debian and Ubuntu, venv is a separate package: one line names it."""
     python = program(project / "python3", WITHOUT_VENV)
 
     done = make(project, "install", f"PYTHON={python}")
@@ -88,33 +88,33 @@ def test_venv_is_not_installed(project: Path) -> None:
 
 
 def dangling(project: Path) -> None:
-    """Python was upgraded or removed."""
+    """Damage: Python was upgraded or removed."""
     python = project / ".venv/bin/python"
     python.unlink()
     python.symlink_to("/nowhere/python3")
 
 
 def without_pip(project: Path) -> None:
-    """ensurepip was missing when .venv was made."""
+    """Damage: ensurepip was missing when .venv was created."""
     for packages in (project / ".venv/lib").glob("python*/site-packages/pip"):
         shutil.rmtree(packages)
 
 
 def moved(project: Path) -> None:
-    """The project was moved, so the programs in .venv name a Python that is not there."""
+    """Damage: the project was moved, so the programs in .venv name a Python that does not exist."""
     activate = project / ".venv/bin/activate"
     activate.write_text(activate.read_text().replace(str(project), "/nowhere"))
 
 
 def of_an_old_python(project: Path) -> None:
-    """.venv was made by a Python that recon does not support."""
+    """Damage: .venv was created by an unsupported version of Python."""
     python = project / ".venv/bin/python"
     python.unlink()
     program(python, OLD)
 
 
 def test_an_environment_that_does_not_work_is_created_again(project: Path) -> None:
-    """Nobody has to delete .venv by hand, and one that works is kept."""
+    """A damaged .venv is created again, and a working one is kept."""
     assert make(project, "install", f"PYTHON={sys.executable}").returncode == 0
     kept = (project / ".venv/pyvenv.cfg").stat().st_ino
     assert make(project, "install", "PYTHON=python3.99").returncode == 0

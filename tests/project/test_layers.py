@@ -21,7 +21,7 @@ STARTS_TASKS = {"recon/background.py", "recon/server/protocol.py"}  # the latter
 
 
 def test_tasks_are_started_in_one_place() -> None:
-    """No other module starts a task that could end without a line in the log."""
+    """No other module starts a task that could fail without a line in the log."""
     starting = re.compile(r"\b(create_task|ensure_future|TaskGroup)\(")
 
     found = {path for path, text in MODULES.items() if path.startswith("recon/") and starting.search(text)}
@@ -30,7 +30,7 @@ def test_tasks_are_started_in_one_place() -> None:
 
 
 def test_the_rules_load_no_framework() -> None:
-    """A process that imports the rules has loaded none of the libraries that the other layers are for."""
+    """Importing the rules loads none of the libraries of the other layers."""
     rules = ", ".join(f"recon.rules.{path.stem}" for path in (ROOT / "recon" / "rules").glob("[!_]*.py"))
     script = f"import {rules}, sys; print(*{{name.split('.')[0] for name in sys.modules}})"
 
@@ -40,7 +40,7 @@ def test_the_rules_load_no_framework() -> None:
 
 
 def test_the_published_typo_stays_in_the_api() -> None:
-    """Only the layer of the API knows the misspelt name of the primary's id."""
+    """Only the layer of the API contains the misspelt name of the primary's id."""
     knowing = {path for path, text in MODULES.items() if path.startswith("recon/") and "primaryContatctId" in text}
 
     assert knowing == {"recon/api/identify.py", "recon/api/messages.py"}
@@ -48,11 +48,11 @@ def test_the_published_typo_stays_in_the_api() -> None:
 
 @pytest.mark.parametrize("path", MODULES)
 def test_no_module_outgrows_its_noun(path: str) -> None:
-    """A module stays short enough to be read in one go."""
+    """Modules are short."""
     assert len(MODULES[path].splitlines()) <= LONGEST
 
 
 def test_no_folder_has_a_single_file() -> None:
-    """A folder with one file would only lengthen its name."""
+    """Every folder has several files; for a single file it would only lengthen the name."""
     for folder in {(ROOT / path).parent for path in MODULES}:
         assert len([path for path in folder.iterdir() if not path.name.startswith("__")]) > 1, folder

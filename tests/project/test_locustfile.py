@@ -15,13 +15,13 @@ from tests.harness import ROOT
 from tests.harness.processes import MakeClient, StartRecon, recon
 
 LOCUST = Path(sys.executable).with_name("locust")
-# Locust's options can be variables too; these tests know nothing of those of the machine.
+# Locust's options can be variables too; the tests must not depend on the machine's.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
 EVERY_KIND = {"returning", "new", "another", "joining"}
 
 
 class Run:
-    """A run of the locustfile to its end. Never imported here: gevent would patch this whole process."""
+    """A run of the locustfile in another process, because gevent would patch this one."""
 
     def __init__(self, *arguments: str, **variables: str) -> None:
         done = subprocess.run(
@@ -38,19 +38,19 @@ class Run:
 
     @property
     def requests(self) -> dict[str, int]:
-        """How many requests there were, by kind."""
+        """Return the number of requests by kind."""
         return {
             kind: int(number) for kind, number in re.findall(r"^POST +(\w+) +(\d+) +\d+\(", self.output, re.MULTILINE)
         }
 
     @property
     def failures(self) -> set[str]:
-        """All that was wrong."""
+        """Return all failures."""
         return set(re.findall(r"""POST \w+: WrongAnswer\(['"](.*)['"]\)""", self.output))
 
 
 def test_recon_answers_everything_right(start_recon: StartRecon, database_url: str) -> None:
-    """Under a shop's load all answers are right, for all kinds of customers, and so is what is stored."""
+    """Under a shop's load, all answers and all stored rows are correct, for all kinds of customers."""
     server = start_recon("--database-url", database_url)
     run = Run("--host", server.url, "-t", "5s")
     check = recon("check", "--database-url", database_url)
@@ -63,7 +63,7 @@ def test_recon_answers_everything_right(start_recon: StartRecon, database_url: s
 
 
 async def test_a_server_that_answers_wrongly_fails_the_run(aiohttp_server: Any) -> None:
-    """A server that takes everyone for the same person, and forgets phone numbers, makes locust exit with 1."""
+    """A server that takes all customers for one person, and loses phone numbers, makes locust exit with 1."""
 
     async def identify(request: web.Request) -> web.Response:
         email = (await request.json())["email"] or ""
@@ -99,8 +99,8 @@ def _keep_the_first(contact: dict[str, Any]) -> None:
     del contact["emails"][1:], contact["phoneNumbers"][1:]
 
 
-# What each does to a right answer, by what locust should say of it (when it makes a difference: not
-# everyone has two emails).
+# Changes of a correct answer, by the failure that locust should report (if the change has an effect: not every
+# customer has two emails).
 LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "not of the contract's shape: missing": lambda contact: contact.pop("primaryContatctId"),
     "not of the contract's shape: extra_forbidden": lambda contact: contact.update(email="doc@hillvalley.edu"),
@@ -126,16 +126,16 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 async def test_what_is_wrong_is_named_and_nobody_quoted(make_client: MakeClient, aiohttp_server: Any) -> None:
-    """Each kind of lie about recon's answers is told apart; no email and no phone number is in the output."""
+    """Each kind of wrong answer has its message; the output has no email and no phone number."""
     client = await make_client()
     truths = cycle([True, True, False])
-    # _keep_the_first more often: mostly it takes away what the request itself said, which is told first.
+    # _keep_the_first more often: it usually removes the request's own identifier, which is another failure.
     lies = cycle([*LIES.values(), *[_keep_the_first] * 4, None])
 
     async def identify(request: web.Request) -> web.Response:
         response = await client.post("/identify", json=await request.json())
         answer = await response.json()
-        # The truth until there is enough to lie about, and then in two of three times, so that customers live on.
+        # Correct answers at first, and later two times of three, so that locust keeps some customers.
         if len(answer["contact"]["secondaryContactIds"]) < 2 or next(truths):
             return web.json_response(answer)
         lie = next(lies)
@@ -157,7 +157,7 @@ async def test_what_is_wrong_is_named_and_nobody_quoted(make_client: MakeClient,
 
 
 async def test_a_server_that_is_not_there_fails_the_run(unused_tcp_port: int) -> None:
-    """No answer is a failure too, even when locust is told to overlook failures and to forget the first."""
+    """Without a server, the run fails, even if locust is told to ignore failures and to reset statistics."""
     host = f"http://127.0.0.1:{unused_tcp_port}"
     run = await asyncio.to_thread(Run, "--host", host, "-t", "3s", "--reset-stats", "--exit-code-on-error", "0")
 
@@ -176,7 +176,7 @@ async def test_a_server_that_is_not_there_fails_the_run(unused_tcp_port: int) ->
     ],
 )
 def test_shares_that_cannot_be_used(arguments: list[str], variables: dict[str, str]) -> None:
-    """Negative shares, or only zeros, end locust before it starts, with a line that says so."""
+    """Negative shares, or only zeros, end locust before the load, with a clear line."""
     run = Run("-t", "1s", *arguments, **variables)
 
     assert run.exit_code == 1
@@ -185,7 +185,7 @@ def test_shares_that_cannot_be_used(arguments: list[str], variables: dict[str, s
 
 
 def test_a_share_that_is_no_number() -> None:
-    """A share that is no number is refused like any wrong option."""
+    """A share that is not a number is refused like any invalid option."""
     run = Run("-t", "1s", "--new", "many")
 
     assert run.exit_code == 2

@@ -1,6 +1,6 @@
-"""recon under fire: whatever breaks, nothing is lost, nothing is wrong, and recon is well again by itself.
+"""Fault injection: after every fault nothing is lost, nothing is wrong, and recon recovers without help.
 
-And how it starts when its database is not there yet, or is another version's.
+Also: how recon starts if its database is unavailable, or has another version.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from tests.harness.faults import FAULTS, REQUESTS, Fleet, fleet, survived, until
 from tests.harness.postgres import Cut, Postgres, postgres, suspended
 from tests.harness.processes import OUTAGE, Process, StartRecon
 
-ROUNDS = int(os.environ.get("RECON_TEST_FAULTS", "1"))  # how often each fault comes; more for a soak
-# Seconds after a fault in which recon must serve again. `make soak` holds it to five on a machine of its own;
+ROUNDS = int(os.environ.get("RECON_TEST_FAULTS", "1"))  # rounds of each fault; a soak has more
+# Seconds after a fault within which recon must serve again. `make soak` requires five on an otherwise idle machine;
 # tests share theirs.
 WELL = 20
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    """A PostgreSQL that these tests may hurt."""
-    # Not in pytest's own folder: that is closed to other users, of whom the server is one, again and again.
+    """A PostgreSQL that these tests can crash or pause."""
+    # Not in pytest's folder, which pytest closes to other users: the server may run as another user.
     with tempfile.TemporaryDirectory(prefix="recon-faults-") as folder, postgres(Path(folder)) as server:
         yield server
 
@@ -47,8 +47,8 @@ async def recons(server: Postgres, tmp_path: Path) -> AsyncIterator[Fleet]:
 @pytest.mark.timeout(120 + 60 * ROUNDS)
 @pytest.mark.parametrize("name", FAULTS)
 async def test_survived(name: str, recons: Fleet) -> None:
-    """Thousands of requests while something breaks: every answer was right, and so is what is in the database."""
-    # Raises when the fault has not happened, or nobody has noticed.
+    """Thousands of requests during a fault: every answer is correct, and so is the database."""
+    # Raises if the fault did not happen or had no effect.
     figures = await survived(FAULTS[name], recons, seed=sorted(FAULTS).index(name), rounds=ROUNDS)
 
     assert figures.violations == []
@@ -61,7 +61,7 @@ SAID = {"email": "lorraine@hillvalley.edu", "phoneNumber": "123456"}
 
 @pytest.mark.parametrize(("cut", "rows"), [(Cut.BEFORE, 0), (Cut.AFTER, 1)])
 async def test_the_network_is_cut_in_commit(cut: Cut, rows: int, recons: Fleet) -> None:
-    """Nobody can know the outcome: that is what the answer says, and sending the request again is safe."""
+    """The outcome is unknown: the answer says so, and repeating the request is safe."""
     proxy = recons.proxies[0]
     await execute(recons.database_url, "TRUNCATE contact RESTART IDENTITY")
     turns = iter([cut])
@@ -81,7 +81,7 @@ async def test_the_network_is_cut_in_commit(cut: Cut, rows: int, recons: Fleet) 
 
 
 async def test_starting_before_the_server(server: Postgres, start_recon: StartRecon) -> None:
-    """recon comes up while nothing listens at its database's address, says that it is not ready, and is soon after."""
+    """recon starts without a database and is not ready; it is ready soon after the database starts."""
     await execute(server.url(), "CREATE DATABASE later ENCODING UTF8 TEMPLATE template0")
     server.stop()
     try:
@@ -94,7 +94,7 @@ async def test_starting_before_the_server(server: Postgres, start_recon: StartRe
                 async with session.post(f"{process.url}/identify", json=SAID) as response:
                     assert (response.status, response.headers["Retry-After"]) == (503, "1")
             for process, (_, workers) in zip(processes, forms, strict=True):
-                async with asyncio.timeout(30):  # until each worker has tried
+                async with asyncio.timeout(30):  # until each worker has tried to connect
                     while _said(process, OUTAGE) < int(workers):
                         await asyncio.sleep(0.02)
     finally:
@@ -116,7 +116,7 @@ def _said(process: Process, words: str) -> int:
 async def test_a_database_of_another_version_that_comes_later(
     version: int, server: Postgres, start_recon: StartRecon
 ) -> None:
-    """A process that waits for its database does not serve another version's: one line, until it is put right."""
+    """A waiting process does not serve a database of another version: it logs one line until that is corrected."""
     name = f"version_{version}"
     process = start_recon("--database-url", server.url(name), ready=False)
     async with aiohttp.ClientSession() as session:
@@ -138,7 +138,7 @@ async def test_a_database_of_another_version_that_comes_later(
 
 @pytest.mark.parametrize("version", [0, 99], ids=["older", "newer"])
 async def test_a_database_that_changes_its_version(version: int, recons: Fleet) -> None:
-    """A process whose database becomes another version's is not ready, says why in a line, and is again afterwards."""
+    """If the database gets another version, a process is not ready, logs one line, and recovers afterwards."""
     complaint = f"this recon serves schema 2, but the database has schema {version}"
     await execute(recons.database_url, f"COMMENT ON TABLE contact IS 'recon schema {version}'")
 
@@ -153,7 +153,7 @@ async def test_a_database_that_changes_its_version(version: int, recons: Fleet) 
 
 
 async def _until_status(session: aiohttp.ClientSession, url: str, status: int, detail: str = "") -> None:
-    """Return once an answer has the status, and the detail in it."""
+    """Return the problem's detail once the response has the status."""
     answer: tuple[int, str] | None = None
     with suppress(TimeoutError):
         async with asyncio.timeout(WELL):
@@ -167,7 +167,7 @@ async def _until_status(session: aiohttp.ClientSession, url: str, status: int, d
 
 
 async def test_a_connection_that_ran_into_its_time_limit_is_not_used_again(server: Postgres) -> None:
-    """What the database has not answered in time it may still do, in that session: nobody else gets into it."""
+    """PostgreSQL may still execute a statement that timed out, so recon closes its session."""
     await execute(server.url(), "CREATE DATABASE slow ENCODING UTF8 TEMPLATE template0")
     async with Database(server.url("slow"), DatabaseSettings(transaction_timeout=0.3)).opened() as database:
         before = await database.snapshot("test", _pid)
@@ -182,7 +182,7 @@ async def test_a_connection_that_ran_into_its_time_limit_is_not_used_again(serve
 
 
 async def test_when_one_session_does_not_answer_the_idle_ones_are_not_tried(server: Postgres) -> None:
-    """When the server at the other end has vanished without a word, one time limit has to pass, not one a session."""
+    """If the server vanishes without closing connections, recon waits for one time limit, not one per session."""
     await execute(server.url(), "CREATE DATABASE vanished ENCODING UTF8 TEMPLATE template0")
     async with Database(server.url("vanished"), DatabaseSettings(transaction_timeout=0.3)).opened() as database:
         everyone_has_one = asyncio.Barrier(3)
@@ -200,5 +200,5 @@ async def test_when_one_session_does_not_answer_the_idle_ones_are_not_tried(serv
 
 
 async def _pid(connection: Connection) -> int:
-    """The server process of the session."""
+    """Return the process id of the session's server process."""
     return await connection.fetchval("SELECT pg_backend_pid()")

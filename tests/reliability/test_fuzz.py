@@ -1,6 +1,6 @@
-"""Whatever is sent, by who knows the API or by who knows no HTTP: an answer or a close, and no row for rubbish.
+"""Fuzzing: for any input, recon sends a valid response or closes the connection, and stores only valid requests.
 
-`make test` tries the same inputs each time, in half a minute; `make fuzz` others each time, for minutes.
+`make test` tries the same inputs each time, for half a minute; `make fuzz` tries other inputs each time, for minutes.
 """
 
 import asyncio
@@ -34,18 +34,18 @@ from tests.harness.wire import HIDDEN, MARK, NUMBER, Case, cases, post
 SECONDS = int(os.environ.get("RECON_TEST_FUZZ_SECONDS", "0"))
 ROUND = 250  # examples, each of several inputs, between two lines of progress
 
-BOUND = 20  # seconds within which everything is answered or closed, however busy the machine
+BOUND = 20  # seconds within which everything must be answered or closed, even on a busy machine
 
 pytestmark = pytest.mark.timeout(120 + 2 * SECONDS)
 
 
 def said(what: str) -> None:
-    """A line of progress, for `make fuzz` to show."""
+    """Print a line of progress, which `make fuzz` shows."""
     print(f"fuzz: {what}", flush=True)  # noqa: T201 (pytest keeps it, unless it is told not to)
 
 
 def assert_untroubled(process: Process, database_url: str) -> None:
-    """The process lives, has logged nothing worse than a refusal, and the database is in order."""
+    """Check that the process runs, has logged nothing worse than refusals, and that the database is correct."""
     assert process.popen.poll() is None
     assert {event["level"] for event in process.events()} <= {"info"}
     assert MARK not in process.log.lower()
@@ -57,7 +57,7 @@ def assert_untroubled(process: Process, database_url: str) -> None:
 
 
 def test_the_api(start_recon: StartRecon, database_url: str, tmp_path: Path) -> None:
-    """What /openapi.json allows is taken, what it forbids refused, and every answer is one that it describes."""
+    """recon accepts what /openapi.json allows, refuses what it forbids, and every response is documented."""
     process = start_recon(env=os.environ | {"DATABASE_URL": database_url})  # an option would be warned of
     report = tmp_path / "report.json"
     bounds = (
@@ -102,7 +102,7 @@ class Answer:
     body: bytes
 
 
-# The version is the one that was asked in: aiohttp answers so, also when it is one that there is not.
+# aiohttp answers with the version of the request, even if that version does not exist.
 _HEAD = re.compile(rb"HTTP/\d\.\d (\d{3}) [A-Za-z -]+\r\n((?:[A-Za-z-]+: [\x20-\x7e]+\r\n)*)\r\n")
 _JSON = "application/json"
 _PAGE = {"text/html; charset=utf-8", "text/javascript; charset=utf-8"}
@@ -110,7 +110,7 @@ _KINDS = {_JSON, f"{_JSON}; charset=utf-8", CONTENT_TYPE_LATEST, *_PAGE}
 
 
 def answers(received: bytes, heads: bool) -> list[Answer]:
-    """All that has been received, as well-formed responses; those to HEAD (if there may be any) have no body."""
+    """Parse everything that was received as well-formed responses; those to HEAD have no body."""
     found = []
     while received:
         head = _HEAD.match(received)
@@ -137,7 +137,7 @@ _problem = TypeAdapter(Problem)
 
 @dataclass
 class Attack:
-    """Connections to a recon that send rubbish, and what became of it."""
+    """Connections to a recon that send malformed input, and their results."""
 
     port: int
     tried: int = 0
@@ -151,7 +151,7 @@ class Attack:
         async with asyncio.timeout(BOUND):
             good = Connection(*await asyncio.open_connection("127.0.0.1", self.port))
             connections = [Connection(*await asyncio.open_connection("127.0.0.1", self.port)) for _ in batch]
-            for connection in connections:  # so that recon has let them in
+            for connection in connections:  # so that recon has accepted them
                 connection.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 await connection.answer()
             wires = [re.sub(NUMBER, self._number, case.wire) for case in batch]
@@ -159,7 +159,7 @@ class Attack:
                 for connection, piece in zip(connections, pieces, strict=True):
                     connection.send(piece)
                 await self._ask(good)
-            # Once as many good requests as are in the longest case have been answered one after another, recon has
+            # When as many valid requests as the longest case has have been answered one after another, recon has
             # also answered all that it can of each case: only what waits for more is left.
             for _ in range(max(wire.count(b"HTTP/1") for wire in wires)):
                 await self._ask(good)
@@ -220,25 +220,25 @@ class Attack:
 
 
 class Connection:
-    """A connection that reads all the while."""
+    """A connection that is always read."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
     def send(self, piece: bytes) -> None:
-        """Send it, unless recon has closed the connection."""
+        """Send bytes, unless recon has closed the connection."""
         if not self._writer.is_closing():
             self._writer.write(piece)
 
     async def answer(self) -> bytes:
-        """One whole answer."""
+        """Return one complete response."""
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"Content-Length: (\d+)", head)
         assert length
         return head + await self._reader.readexactly(int(length[1]))
 
     async def rest(self) -> bytes:
-        """Say that nothing more is coming; what comes until recon closes the connection."""
+        """Close the sending side, and return what arrives until recon closes the connection."""
         with suppress(OSError):
             self._writer.write_eof()
         received = await everything(self._reader)
@@ -249,7 +249,7 @@ class Connection:
 
 
 def test_the_socket(start_recon: StartRecon, database_url: str) -> None:
-    """Bent requests, several on a connection, are answered or closed; rows are only of what was answered with 200."""
+    """Mutated requests are answered or the connection is closed; rows come only from requests answered with 200."""
     process = start_recon(env=os.environ | {"DATABASE_URL": database_url})  # an option would be warned of
     attack = Attack(process.port)
     until = time.monotonic() + SECONDS
@@ -279,7 +279,7 @@ def test_the_socket(start_recon: StartRecon, database_url: str) -> None:
                 break
 
     assert attack.tried > 2_000
-    # It does get everywhere; other inputs each time may take long for that.
+    # The fixed inputs reach all statuses; random inputs may take long to do so.
     assert SECONDS or {200, 302, 400, 404, 405, 415} <= set(attack.statuses)
     rows = asyncio.run(fetch(database_url, "SELECT id, email FROM contact"))
     assert {row["id"] for row in rows} == attack.ids

@@ -1,4 +1,4 @@
-"""The history checker accepts what can have been, and finds every kind of bug, planted in code, rows and answers."""
+"""The history checker accepts every possible history, and finds every kind of bug in code, rows and answers."""
 
 import asyncio
 import json
@@ -30,13 +30,13 @@ from tests.identities.test_races_shown import AllHaveRead
 
 
 def kinds(violations: list[str]) -> set[str]:
-    """What the violations begin with."""
+    """Return the kinds of the violations."""
     return {violation.split(":")[0] for violation in violations}
 
 
 @dataclass
 class Run:
-    """A load on two real processes, and where its rows are."""
+    """A load on two real processes, and the database with its rows."""
 
     history: History
     database_url: str
@@ -44,14 +44,14 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(shared_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run in which nothing is broken."""
+    """A run without faults."""
     with recon_processes(tmp_path_factory.mktemp("recon")) as start:
         urls = [start("--database-url", shared_database_url).url for _ in range(2)]
         return Run(asyncio.run(drive(urls, seed=4, requests=3_000)), shared_database_url)
 
 
 async def test_a_right_run_is_found_right(run: Run) -> None:
-    """Thousands of racing requests to two processes, all answered, and nothing to complain about."""
+    """In thousands of concurrent requests to two processes, all answered, the checker finds no violation."""
     figures = run.history.figures()
 
     assert check(run.history, await contacts(run.database_url)) == []
@@ -75,7 +75,7 @@ async def test_a_run_races(run: Run) -> None:
 
 
 async def test_what_was_not_answered_has_happened_or_not(run: Run) -> None:
-    """Requests that were answered pass as unknown ones as well, and so do such that came to nothing."""
+    """The checker accepts acknowledged requests as unknown ones too, and unknown requests without effect."""
     exchanges = [
         replace(each, outcome=Outcome.UNKNOWN, body=b"") if each.status == 200 and each.number % 3 == 0 else each
         for each in run.history.exchanges
@@ -86,7 +86,7 @@ async def test_what_was_not_answered_has_happened_or_not(run: Run) -> None:
 
 
 def _merged(history: History) -> dict[int, list[int]]:
-    """The contacts of each person who turned out to be somebody else, as last seen before that."""
+    """Return the contacts of each person who was merged with another, as last seen before the merge."""
     seen: dict[int, list[int]] = {}
     for exchange in sorted(history.of(Outcome.ACKNOWLEDGED), key=lambda each: len(each.body)):
         contact = json.loads(exchange.body)["contact"]
@@ -95,7 +95,7 @@ def _merged(history: History) -> dict[int, list[int]]:
     return {primary: ids for primary, ids in seen.items() if primary in absorbed}
 
 
-# Statements that do to the rows what a bug would, and what is then found.
+# Statements that change the rows as a bug would, and the kind of violation that the checker must find.
 TO_PRIMARY = "UPDATE contact SET linked_id = NULL, link_precedence = 'primary' WHERE id = {id}"
 COPY = "INSERT INTO contact ({columns}) SELECT {columns} FROM contact WHERE id = {{extension}}"
 TAMPERED = {
@@ -116,7 +116,7 @@ TAMPERED = {
 
 @pytest.mark.parametrize("name", TAMPERED)
 async def test_tampered_rows_are_found(name: str, run: Run) -> None:
-    """What a bug would leave behind is found in the rows of a run that was right."""
+    """The checker finds the rows that a bug would leave in an otherwise correct run."""
     statement, kind = TAMPERED[name]
     rows = await contacts(run.database_url)
     values = _places(run.history, rows)
@@ -141,7 +141,7 @@ async def _undone(connection: asyncpg.Connection) -> AsyncIterator[None]:
 
 
 def _places(history: History, rows: list[Contact]) -> dict[str, Any]:
-    """Ids and identifiers to tamper with."""
+    """Return ids and identifiers to tamper with."""
     was_primary = _merged(history)
     of = {row["id"]: {row["email"], row["phone_number"]} - {None} for row in rows}
     root = {row["id"]: row["linked_id"] or row["id"] for row in rows}
@@ -170,7 +170,7 @@ def _places(history: History, rows: list[Contact]) -> dict[str, Any]:
     }
 
 
-# Answers that are not those that were given: of the earlier and the later of two to the same question.
+# Replaced answers to an earlier and a later request that are equal, and the kinds of violations.
 Altered = Callable[[Exchange, Exchange], tuple[bytes, bytes]]
 
 
@@ -200,7 +200,7 @@ ALTERED: dict[str, tuple[Altered, set[str]]] = {
 
 @pytest.mark.parametrize("name", ALTERED)
 async def test_altered_answers_are_found(name: str, run: Run) -> None:
-    """One wrong answer among thousands is found."""
+    """The checker finds one wrong answer among thousands."""
     alter, expected = ALTERED[name]
     earlier, later = _asked_twice(run.history)
     bodies = dict(zip((earlier.number, later.number), alter(earlier, later), strict=True))
@@ -212,7 +212,7 @@ async def test_altered_answers_are_found(name: str, run: Run) -> None:
 
 
 def _asked_twice(history: History) -> tuple[Exchange, Exchange]:
-    """Two requests that say the same, and between them, begun after the one and ended before the other, news."""
+    """Find two equal requests, and between them a request that started after the first and ended before the second."""
     acknowledged = history.of(Outcome.ACKNOWLEDGED)
     first: dict[tuple[str, ...], Exchange] = {}  # by what was said
     sent: dict[str, Exchange] = {}  # by identifier
@@ -237,7 +237,7 @@ async def two_recons(database_url: str, **chosen: Any) -> AsyncIterator[list[str
 
 
 def forgotten_merges(patch: pytest.MonkeyPatch) -> str:
-    """A merge is decided and answered, but not written."""
+    """Bug: a merge is decided and answered, but not written."""
     change = sql.change_contacts
 
     async def only_insert(connection: Connection, inserts: Any, newest: Any, _relinks: Any) -> None:
@@ -248,7 +248,7 @@ def forgotten_merges(patch: pytest.MonkeyPatch) -> str:
 
 
 def remembered_answers(patch: pytest.MonkeyPatch) -> str:
-    """A process remembers its answers, and knows nothing of what the other did meanwhile."""
+    """Bug: a process caches its answers, and misses the writes of the other process."""
     read = Identify.read
     known: dict[tuple[Identify, Identifiers], identify.Outcome] = {}
 
@@ -264,7 +264,7 @@ def remembered_answers(patch: pytest.MonkeyPatch) -> str:
 
 
 def delayed_answers(patch: pytest.MonkeyPatch) -> str:
-    """Everyone who writes gets the answer of the one before."""
+    """Bug: every request that writes gets the answer of the request before it."""
     write = Identify.write
     last: list[identify.Outcome] = []
 
@@ -278,7 +278,7 @@ def delayed_answers(patch: pytest.MonkeyPatch) -> str:
 
 
 def lost_commits(patch: pytest.MonkeyPatch) -> str:
-    """Now and then what was acknowledged was not committed."""
+    """Bug: some acknowledged transactions were not committed."""
     turns = cycle(["COMMIT"] * 9 + ["ROLLBACK"])
 
     async def commit(connection: Connection) -> None:
@@ -289,7 +289,7 @@ def lost_commits(patch: pytest.MonkeyPatch) -> str:
 
 
 def refusals_after_the_fact(patch: pytest.MonkeyPatch) -> str:
-    """Now and then what was committed is answered with "Nothing was changed"."""
+    """Bug: some committed requests are answered with "Nothing was changed"."""
     turns = cycle([False] * 9 + [True])
 
     async def commit(connection: Connection) -> None:
@@ -308,7 +308,7 @@ BUGS = [forgotten_merges, remembered_answers, delayed_answers, lost_commits, ref
 async def test_a_bug_in_the_code_is_found(
     bug: Callable[[pytest.MonkeyPatch], str], database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run on a recon with a bug is found wrong."""
+    """The checker finds violations in a run of a recon with a bug."""
     kind = bug(monkeypatch)
     async with two_recons(database_url) as urls:
         history = await drive(urls, seed=5, requests=300, patience=0)
@@ -317,7 +317,7 @@ async def test_a_bug_in_the_code_is_found(
 
 
 async def test_without_a_bug_nothing_is_found(database_url: str) -> None:
-    """The same run on a recon as it is."""
+    """The checker finds no violation in the same run without the bug."""
     async with two_recons(database_url) as urls:
         history = await drive(urls, seed=5, requests=300, patience=0)
 
@@ -326,8 +326,8 @@ async def test_without_a_bug_nothing_is_found(database_url: str) -> None:
 
 AT_ONCE = 8
 
-# Races that go wrong without protection in whatever order they are written, and what is found then. (Merges that
-# meet are refused by the table's constraints, and answered with a 500.)
+# Races that fail without protection in any order of writes, and the kinds of violations. (The table's constraints
+# refuse conflicting merges, and the answer is a 500.)
 FOUND = {
     "identical_fresh_requests": {"duplicate", "primary"},
     "the_same_new_secondary": {"duplicate"},
@@ -336,7 +336,7 @@ FOUND = {
 
 
 async def _race(name: str, isolation: str, url: str, patch: pytest.MonkeyPatch) -> set[str]:
-    """What is found of a race in which all have read before any of them writes."""
+    """Return the violations of a race in which all requests read before any of them writes."""
     race = RACES[name](AT_ONCE)
     patch.setattr("recon.app.Database", lambda url, settings: Database(url, replace(settings, isolation=isolation)))
     async with two_recons(url, coalesce=False, writer_lane=False) as urls:
@@ -349,11 +349,11 @@ async def _race(name: str, isolation: str, url: str, patch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("name", FOUND)
 async def test_an_unprotected_race_is_found(name: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What concurrency does to a recon in READ COMMITTED is found."""
+    """The checker finds the effects of a race in READ COMMITTED."""
     assert await _race(name, "READ COMMITTED", database_url, monkeypatch) >= FOUND[name]
 
 
 @pytest.mark.parametrize("name", RACES)
 async def test_a_protected_race_is_found_right(name: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In SERIALIZABLE the same timing leaves nothing to find."""
+    """In SERIALIZABLE, the checker finds no violation with the same timing."""
     assert await _race(name, "SERIALIZABLE", database_url, monkeypatch) == set()

@@ -1,4 +1,4 @@
-"""The history checker against trying all orders of a few requests with the model."""
+"""The history checker compared with trying all orders of a few requests on the model."""
 
 import json
 from itertools import chain, combinations, permutations
@@ -18,7 +18,7 @@ INTERVALS = st.tuples(st.integers(0, 8), st.integers(1, 8)).map(lambda drawn: (d
 
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[list[Exchange], list[dict[str, Any]]]:
-    """Exchanges that overlap, with the answers of one order of the requests or of two, and the rows of the first."""
+    """Overlapping exchanges, with the answers of one order of the requests or of two, and the rows of the first one."""
     outcomes = draw(st.sampled_from(["A", "AAU"]))
     drawn = draw(st.lists(st.tuples(SAID, INTERVALS, st.sampled_from(outcomes)), min_size=1, max_size=5))
     exchanges = [
@@ -41,7 +41,7 @@ def runs(draw: st.DrawFn) -> tuple[list[Exchange], list[dict[str, Any]]]:
 def serial(
     order: list[Exchange], like: list[dict[str, Any]] | None
 ) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
-    """The model's answers and rows for an order of requests, with the ids that the rows have in `like`."""
+    """Return the model's answers and rows for an order of requests, with the ids of the rows in `like`."""
     model = Model()
     answers: dict[int, Any] = {each.number: model.identify((each.said.email, each.said.phone)) for each in order}
     pairs = [row[1:] for row in model.rows]
@@ -58,12 +58,12 @@ def serial(
 
 
 def _root(row: dict[str, Any]) -> int:
-    """What puts the rows of a cluster together, and leaves them in their order."""
+    """Return the key that groups the rows of a cluster and keeps their order."""
     return int(row["linked_id"] or row["id"])
 
 
 def some_order_explains(exchanges: list[Exchange], rows: list[dict[str, Any]]) -> bool:
-    """Whether any order of what was acknowledged and of any of the unknown, agreeing with real time, leads there."""
+    """Whether an order of all acknowledged and some unknown requests that agrees with real time explains the result."""
     acknowledged = [each for each in exchanges if each.outcome is Outcome.ACKNOWLEDGED]
     unknown = [each for each in exchanges if each.outcome is Outcome.UNKNOWN]
     wanted = {each.number: json.loads(each.body)["contact"] for each in acknowledged}
@@ -79,7 +79,7 @@ def some_order_explains(exchanges: list[Exchange], rows: list[dict[str, Any]]) -
 @settings(max_examples=200, deadline=None)
 @given(runs())
 def test_the_verdict_is_that_of_trying_all_orders(run: tuple[list[Exchange], list[dict[str, Any]]]) -> None:
-    """What some order of the requests explains is never complained of; where all were answered, nothing else passes."""
+    """The checker accepts everything that an order explains; if all requests were answered, nothing else."""
     exchanges, rows = run
 
     violations = check(History(sorted(exchanges, key=lambda each: each.started)), rows)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What people trust recon with is nowhere but where it belongs: requests of all kinds, then a search."""
+"""Secrets and identifiers are only where they belong: requests of all kinds, then a search of all output."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ class Said:
         self.password = secrets.token_hex(12)
 
     def leaks(self, text: str) -> list[str]:
-        """Which of it is in a text, whole or the telling half of it, in any case, and as a URL has it."""
+        """Return the secrets in a text, complete or as their distinctive half, in any case, and percent-encoded."""
         keys = [self.shop, self.watch, self.unknown]
         hashes = [line.rpartition(":")[2] for line in self.lines]
         words = [*self.emails, *self.phones, *keys, *hashes, self.password]
@@ -44,7 +44,7 @@ class Said:
 
 @contextmanager
 def _role(url: str, password: str) -> Iterator[str]:
-    """A role of the server with a password, for as long as it takes."""
+    """A role of the server with a password, dropped afterwards."""
     name = f"recon_{secrets.token_hex(6)}"
     asyncio.run(execute(url, f"CREATE ROLE {name} LOGIN SUPERUSER PASSWORD '{password}'"))
     yield name
@@ -61,7 +61,7 @@ def test_nothing_leaks(workers: str, by_file: bool, database_url: str, server_ur
     """No identifier, API key or password is in a log, a metric, an error or a process's title, whatever happens.
 
     With the keys in a variable and the password in the URL, and with the keys in a file and the password in
-    PGPASSWORD; everything is logged that can be.
+    PGPASSWORD; the log level is the lowest.
     """
     said = Said()
     env = os.environ | {"PYTHONASYNCIODEBUG": "1", "RECON_LOG_LEVEL": "debug", "RECON_WORKERS": workers}
@@ -83,7 +83,7 @@ def test_nothing_leaks(workers: str, by_file: bool, database_url: str, server_ur
         finally:
             process.stop()
 
-    # That the search finds what is there, and that everything was tried.
+    # Check that the search finds secrets that are there, and that every status occurred.
     assert len(said.leaks(answered)) >= 4
     assert {200, 400, 401, 403, 404, 405, 413, 415, 417, 500, 503} <= set(seen)
     assert "recon" in titles
@@ -97,7 +97,7 @@ def test_nothing_leaks(workers: str, by_file: bool, database_url: str, server_ur
 
 
 async def _everything(process: Process, said: Said, url: str, server_url: str) -> tuple[dict[int, list[str]], str]:
-    """Ask in every way; what must not tell anything by status (a good answer's body aside), and the good answers."""
+    """Send requests of every kind; return the outputs that must have no secrets, by status, and the valid answers."""
     seen: dict[int, list[str]] = {}
     good = ""
     await execute(url, f"ALTER TABLE contact ADD CONSTRAINT made_up CHECK (email <> '{said.emails[11]}')")
@@ -137,11 +137,11 @@ def _requests(said: Said) -> Iterable[dict[str, Any]]:
     shop = {"Authorization": f"Bearer {said.shop}"}
     one, number = next(email), next(phone)
     good = {"email": one, "phoneNumber": number}
-    # Good ones, a merge too.
+    # Valid requests, a merge too.
     yield {"json": good, "headers": shop}
     yield {"json": {"email": next(email), "phoneNumber": int(next(phone))}, "headers": shop}
     yield {"json": {"email": one.upper(), "phoneNumber": said.phones[1]}, "headers": shop}
-    # Bad ones.
+    # Invalid requests.
     for body in (
         f'{{"email": "{next(email)}\\u0000"}}',
         f'{{"email": ["{next(email)}"], "phoneNumber": {{"{next(phone)}": 1}}}}',
@@ -156,14 +156,14 @@ def _requests(said: Said) -> Iterable[dict[str, Any]]:
     yield {"data": f"email={one}", "headers": shop | {"Content-Type": "application/x-www-form-urlencoded"}}
     yield {"data": one, "headers": shop | {"Content-Type": f"text/{said.emails[7].partition('@')[0]}"}}
     yield {"data": one, "headers": shop | JSON | {"Content-Encoding": "gzip"}}
-    # One whose statement fails, which PostgreSQL explains with the whole row.
+    # A request whose statement fails; PostgreSQL's error quotes the whole row.
     yield {"json": {"email": said.emails[11], "phoneNumber": said.phones[11]}, "headers": shop}
-    # Those who may not.
+    # Requests without access.
     for value in (f"Bearer {said.unknown}", f"Bearer {said.watch}", f"Basic {said.shop}", said.shop, f"Bearer {one}"):
         yield {"json": good, "headers": {"Authorization": value}}
     yield {"json": good, "headers": {"X-API-Key": said.shop, "Cookie": f"key={said.shop}"}}
     yield {"method": "GET", "path": "/metrics", "headers": shop}
-    # What belongs in the body or the header, everywhere else.
+    # The secrets in every place other than the body or the header in which they belong.
     for word in (one, number, f"+{number}", said.shop, said.unknown):
         yield {"method": "GET", "path": f"/{word}"}
         yield {"method": "GET", "path": f"/docs/{quote(word)}/"}
@@ -198,21 +198,21 @@ def _rubbish(said: Said) -> Iterable[bytes]:
 
 
 async def _raw(port: int, sent: bytes) -> list[str]:
-    """What bytes on the socket are answered; then they are cut off."""
+    """Return the response to bytes on the socket, and then close the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(sent)
     found = []
     with suppress(TimeoutError, ConnectionError):
-        async with asyncio.timeout(0.5):  # one of them is a request whose body never comes
+        async with asyncio.timeout(0.5):  # one of them is a request without its body
             found = [(await reader.read()).decode("latin-1")]
-    # A reset, not an orderly end: that has a trace of its own.
+    # A reset instead of an orderly end, because it is logged in another way.
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
     return found
 
 
 def _titles(pid: int) -> Iterator[str]:
-    """What `ps` shows everybody of a process and its children."""
+    """Return what `ps` shows of a process and its children."""
     for name in ("cmdline", "comm", "status"):
         yield Path(f"/proc/{pid}/{name}").read_text()
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():

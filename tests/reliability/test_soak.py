@@ -1,4 +1,4 @@
-"""The soak, in short, and that docs/reliability.md says what it found and what the tests hold."""
+"""A short soak, and whether docs/reliability.md matches its figures and the tests."""
 
 import json
 import re
@@ -18,7 +18,7 @@ PAGE_TEXT = PAGE.read_text()
 
 
 def test_a_short_soak() -> None:
-    """It loads recon, breaks something, shows what came of it, and says that nothing was lost."""
+    """The soak loads recon, injects a fault, prints the figures, and reports that nothing was lost."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tests.harness.soak", "--minutes", "0.05", "--recovery", "30"),
@@ -38,7 +38,7 @@ def test_a_short_soak() -> None:
 
 
 def test_what_the_fuzz_has_tried_is_read(capsys: pytest.CaptureFixture[str]) -> None:
-    """The soak understands the fuzz's lines."""
+    """The soak parses the lines of the fuzzing."""
     said("the socket: inputs tried: 12; answers by status: {}")
     said("the socket: inputs tried: 34; answers by status: {}")
 
@@ -46,19 +46,19 @@ def test_what_the_fuzz_has_tried_is_read(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_pages_figures() -> None:
-    """The page has the figures of the last run that was published, in which nothing was lost."""
+    """The page has the figures of the last published run, in which nothing was lost."""
     figures = json.loads(FIGURES.read_text())
 
     assert figures["wrong"] == 0
-    assert page(PAGE_TEXT, figures) == PAGE_TEXT, "write it by: make soak SOAK_OPTIONS=--publish"
+    assert page(PAGE_TEXT, figures) == PAGE_TEXT, "run: make soak SOAK_OPTIONS=--publish"
 
 
 def test_the_pages_tests() -> None:
-    """Each test that the page names is there."""
+    """Each test that the page names exists."""
     named = sorted(set(re.findall(r"`(tests/[\w/]+\.py::[^`]+)`", PAGE_TEXT)))
     assert len(named) > 20
 
-    # Not by name alone: pytest knows what it would run.
+    # pytest itself decides whether the names exist.
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-qq", *named],
         cwd=ROOT,
@@ -72,7 +72,7 @@ def test_the_pages_tests() -> None:
 
 
 def test_the_pages_metrics() -> None:
-    """Each metric in the page's rules is one that recon has."""
+    """Each metric that the page names exists."""
     known = {
         name for metric in REGISTRY.collect() for name in (metric.name, f"{metric.name}_total", f"{metric.name}_bucket")
     }
@@ -84,7 +84,7 @@ def test_the_pages_metrics() -> None:
 
 
 def test_the_pages_time_limits() -> None:
-    """The defaults that the page gives are those of the settings."""
+    """The page gives the defaults of the settings."""
     said_defaults = re.findall(r"`--([a-z-]+)`(?: \(| \| )(\d+) s", PAGE_TEXT)
 
     assert len(said_defaults) >= 5
@@ -93,6 +93,6 @@ def test_the_pages_time_limits() -> None:
 
 
 def test_the_page_is_linked() -> None:
-    """Who reads the README or about operations finds it."""
+    """The README and the operations page link to the page."""
     assert "(docs/reliability.md)" in (ROOT / "README.md").read_text()
     assert "(reliability.md)" in (Path(ROOT) / "docs" / "operations.md").read_text()

@@ -1,4 +1,4 @@
-"""Where recon listens: not open to everybody by mistake, and by TLS when it is told to."""
+"""Listening: the protected mode, and TLS."""
 
 import asyncio
 import os
@@ -28,13 +28,13 @@ OPEN = ["", "0.0.0.0", "0", "::", "192.0.2.1", "2001:db8::1", "::ffff:0.0.0.0", 
 
 @pytest.mark.parametrize("host", CLOSED)
 def test_loopback_needs_no_keys(host: str) -> None:
-    """What only this machine reaches may be open to everybody on it."""
+    """recon serves loopback addresses without API keys."""
     check(Settings(host=host))
 
 
 @pytest.mark.parametrize("host", OPEN)
 def test_beyond_loopback_needs_keys(host: str) -> None:
-    """What others reach is served to those with keys, or on purpose to everybody."""
+    """Other addresses need API keys or --allow-anonymous."""
     with pytest.raises(Misconfigured, match="^refusing to serve .* without API keys: set RECON_API_KEYS"):
         check(Settings(host=host))
 
@@ -43,7 +43,7 @@ def test_beyond_loopback_needs_keys(host: str) -> None:
 
 
 def test_the_name_of_this_machine() -> None:
-    """A name is what it stands for, all of its addresses."""
+    """A host name stands for all of its addresses."""
     name = socket.gethostname()
     try:
         addresses = {str(address[0]) for *_, address in socket.getaddrinfo(name, 0)}
@@ -58,13 +58,13 @@ def test_the_name_of_this_machine() -> None:
 
 @pytest.mark.parametrize("host", ["unix:/run/recon", "fd://3", "tcp://127.0.0.1", "/run/recon", "no.such.invalid", " "])
 def test_what_is_no_address(host: str) -> None:
-    """What is no address and no name is a clear line, with keys too."""
+    """An invalid address or unknown name is a clear error, also with keys."""
     with pytest.raises(Misconfigured, match="is neither an address of this machine nor a name of one"):
         check(Settings(host=host, **KEYS))
 
 
 def test_protected_mode() -> None:
-    """Without keys `recon serve` does not listen beyond this machine, and says in one line what to do."""
+    """Without keys, `recon serve` refuses to listen beyond loopback, and one line says what to do."""
     done = recon("serve", "--host", "0.0.0.0", "--database-url", "postgresql://127.0.0.1:1/none")  # noqa: S104
 
     assert done.returncode == 1
@@ -75,7 +75,7 @@ def test_protected_mode() -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_anonymous_on_purpose(workers: str, start_recon: StartRecon, database_url: str) -> None:
-    """--allow-anonymous serves everybody on every address, IPv6 too."""
+    """With --allow-anonymous, recon serves on every address, IPv6 included."""
     host = "::" if socket.has_ipv6 and _has_ipv6() else "0.0.0.0"  # noqa: S104
     process = start_recon(
         "--host", host, "--allow-anonymous", "--workers", workers, "--database-url", database_url, ready=host != "::"
@@ -99,7 +99,7 @@ def _has_ipv6() -> bool:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who says that a certificate is good."""
+    """A certificate authority."""
     return trustme.CA()
 
 
@@ -129,7 +129,7 @@ def _client(authority: trustme.CA) -> ssl.SSLContext:
 async def test_tls(
     workers: str, start_recon: StartRecon, database_url: str, authority: trustme.CA, pem: tuple[Path, Path]
 ) -> None:
-    """recon serves https with the certificate that it is given, by TLS 1.2 or newer, and nothing else on that port."""
+    """With a certificate, recon serves https only, with TLS 1.2 or newer."""
     process: Process = start_recon(
         *("--workers", workers, "--database-url", database_url, "--log-level", "debug", "--log-format", "json"),
         *("--tls-cert", str(pem[0]), "--tls-key", str(pem[1])),
@@ -148,11 +148,11 @@ async def test_tls(
     with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
         await asyncio.to_thread(get, ssl.create_default_context())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that these are old is the point
+        warnings.simplefilter("ignore")  # old versions on purpose
         old = _client(authority)
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
         old.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.raises(OSError, match="EOF|ALERT_PROTOCOL_VERSION"):  # it hangs up
+    with pytest.raises(OSError, match="EOF|ALERT_PROTOCOL_VERSION"):  # it closes the connection
         await asyncio.to_thread(get, old)
     for plain in (b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01" + b"\x00" * 50, b"rubbish" * 100):
         async with asyncio.timeout(10):
@@ -176,7 +176,7 @@ async def _until_accepting(process: Process) -> None:
 
 
 def test_a_certificate_that_cannot_be(authority: trustme.CA, pem: tuple[Path, Path], tmp_path: Path) -> None:
-    """One without the other, files that are away or no such thing, another's key, an encrypted one: a clear line."""
+    """A missing, unreadable, invalid, mismatched or encrypted certificate or key is a clear error."""
     cert, key = pem
     rubbish, away = tmp_path / "rubbish", tmp_path / "away"
     rubbish.write_text("rubbish")
@@ -211,7 +211,7 @@ def test_a_certificate_that_cannot_be(authority: trustme.CA, pem: tuple[Path, Pa
 
 
 def test_a_wrong_certificate_ends_recon(pem: tuple[Path, Path]) -> None:
-    """It is told at the start, in one line, before a database is looked for."""
+    """An invalid certificate ends recon with one line, before it starts a database."""
     done = recon("serve", "--tls-cert", str(pem[0]))
 
     assert done.returncode == 1
@@ -219,7 +219,7 @@ def test_a_wrong_certificate_ends_recon(pem: tuple[Path, Path]) -> None:
 
 
 def test_a_key_that_everybody_may_read(authority: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Who may read the key can be recon, so that is told."""
+    """recon warns if every user of the machine can read the TLS key."""
     cert, key = _written(authority, tmp_path)
     key.chmod(0o644)
 
@@ -229,12 +229,12 @@ def test_a_key_that_everybody_may_read(authority: trustme.CA, tmp_path: Path, ca
 
 
 def test_a_password_that_everybody_sees(start_recon: StartRecon) -> None:
-    """A password among the options is told of, since `ps` shows it to everybody; one in a variable is hidden."""
+    """recon warns about a password in an option, which `ps` shows, but not about one in a variable."""
     url = "postgresql://shop:hunter2@127.0.0.1:1/x"
-    told = start_recon("--database-url", url, ready=False)
-    silent = start_recon(env=os.environ | {"DATABASE_URL": url}, ready=False)
+    in_option = start_recon("--database-url", url, ready=False)
+    in_variable = start_recon(env=os.environ | {"DATABASE_URL": url}, ready=False)
 
-    for process, expected in ((told, 1), (silent, 0)):
+    for process, expected in ((in_option, 1), (in_variable, 0)):
         _wait_until_waiting(process)
         assert process.log.count("can see the password in --database-url") == expected
         assert "hunter2" not in process.log
