@@ -131,18 +131,18 @@ def digits(phone: str) -> str:
     return "".join(filter(str.isdigit, phone))
 
 
-def predict(touched: list[Customer], said: Row) -> Customer:
+def predict(touched: list[Customer], request: Row) -> Customer:
     """Apply rules 1 to 4: merge the customers that a request matches, and add a contact if its identifiers are new."""
     oldest_first = sorted(touched, key=lambda customer: customer.rows[0])
-    one = Customer(
+    merged = Customer(
         rows=sorted(row for customer in touched for row in customer.rows),
         ids=[contact_id for customer in oldest_first for contact_id in customer.ids],
     )
-    knows_email = said.email is None or said.email in one.emails
-    knows_phone = said.phone is None or digits(said.phone) in one.phones
+    knows_email = request.email is None or request.email in merged.emails
+    knows_phone = request.phone is None or digits(request.phone) in merged.phones
     if not (knows_email and knows_phone):
-        one.rows.append(said)
-    return one
+        merged.rows.append(request)
+    return merged
 
 
 def read(response: FastResponse) -> Contact:
@@ -156,7 +156,7 @@ def read(response: FastResponse) -> Contact:
         raise WrongAnswer(f"not of the contract's shape: {error.errors()[0]['type']}") from None
 
 
-def compare(contact: Contact, said: Row, expected: Customer) -> None:
+def compare(contact: Contact, request: Row, expected: Customer) -> None:
     """Raise WrongAnswer with the first difference between an answer and the expected customer, if any."""
     ids = [contact.primary, *contact.secondaries]
     phone_keys = [digits(phone) for phone in contact.phones]
@@ -167,8 +167,8 @@ def compare(contact: Contact, said: Row, expected: Customer) -> None:
         "a secondary occurs twice": len({*ids}) != len(ids),
         "an email occurs twice": len({*contact.emails}) != len(contact.emails),
         "a phone number occurs twice": len({*phone_keys}) != len(phone_keys),
-        "the request's email is missing": said.email is not None and said.email not in contact.emails,
-        "the request's phone number is missing": said.phone is not None and digits(said.phone) not in phone_keys,
+        "the request's email is missing": request.email is not None and request.email not in contact.emails,
+        "the request's phone number is missing": request.phone is not None and digits(request.phone) not in phone_keys,
         "an identifier of an earlier answer is missing": not known <= answered,
         "an identifier of another customer is present": not answered <= known,
         "the emails are in the wrong order": contact.emails != expected.emails,
@@ -182,9 +182,9 @@ def compare(contact: Contact, said: Row, expected: Customer) -> None:
             raise WrongAnswer(difference)
 
 
-def typed(said: Row) -> dict[str, str | int | None]:
+def typed(request: Row) -> dict[str, str | int | None]:
     """Return the request's body, in a spelling that clients use: capitals, blanks, a number instead of text."""
-    email, phone = said.email or "", said.phone or ""
+    email, phone = request.email or "", request.phone or ""
     return {
         "email": random.choice([email or None, email.upper(), f" {email} "]),
         "phoneNumber": random.choice([phone or None, f" {phone} ", int(phone) if phone.isdigit() else phone]),
@@ -212,14 +212,14 @@ class Shop(FastHttpUser):
     @task
     def visit(self) -> None:
         """Send a request of a customer, and check the answer."""
-        kind, touched, said = self.choose(next(self.places))
-        expected = predict(touched, said)
+        kind, touched, request = self.choose(next(self.places))
+        expected = predict(touched, request)
         # Forget them until the answer is right: after a failure, what recon has stored is unknown.
         self.customers = [customer for customer in self.customers if customer not in touched]
-        with self.client.post("/identify", json=typed(said), name=kind, catch_response=True) as response:
+        with self.client.post("/identify", json=typed(request), name=kind, catch_response=True) as response:
             try:
                 contact = read(response)
-                compare(contact, said, expected)
+                compare(contact, request, expected)
             except WrongAnswer as wrong:
                 response.failure(wrong)
                 # At once, since --reset-stats and the web page's next run forget what has failed.

@@ -27,18 +27,18 @@ def test_fifty_lines_in_any_second(seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311
     clock = _Clock()
     failures = Failures(clock)
-    times, told, asked = [], 0, 5000
-    for _ in range(asked):
+    times, suppressed, attempts = [], 0, 5000
+    for _ in range(attempts):
         clock.now += chance.choice([0, 0.0001, 0.01, 0.05 * chance.random(), 0.5 * (chance.random() < 0.01)])
         if failures.may_be_logged():
             times.append(clock.now)
-            told += failures.left_out().get("failures_not_logged_before", 0)
+            suppressed += failures.left_out().get("failures_not_logged_before", 0)
     clock.now += 1
     assert failures.may_be_logged()
-    told += failures.left_out().get("failures_not_logged_before", 0)
+    suppressed += failures.left_out().get("failures_not_logged_before", 0)
 
     assert all(later - earlier >= 1 for earlier, later in zip(times, times[50:], strict=False))
-    assert told == asked - len(times)
+    assert suppressed == attempts - len(times)
 
 
 def test_a_quiet_log_is_complete() -> None:

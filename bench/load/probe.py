@@ -10,7 +10,7 @@ from typing import Any
 from bench.load import people
 from bench.load.watch import Meanwhile
 from bench.load.workloads import Growth, Range, Workload
-from tests.harness.model import Model, Said
+from tests.harness.model import Model, Request
 
 INTERVAL = 0.1  # seconds between requests: under a thousandth of the load
 TIMEOUT = 10  # seconds to wait for an answer
@@ -28,11 +28,11 @@ class Expected:
     recon's rules. The model numbers contacts from 1; their ids in the table are taken from the answers.
     """
 
-    def __init__(self, stored: dict[int, Said] | None = None) -> None:
+    def __init__(self, stored: dict[int, Request] | None = None) -> None:
         self._model = Model()
         self._ids: list[int] = []  # of the model's contacts, in its order
-        for contact_id, said in (stored or {}).items():
-            self._model.identify(said)
+        for contact_id, request in (stored or {}).items():
+            self._model.identify(request)
             self._ids.append(contact_id)
 
     @property
@@ -41,9 +41,9 @@ class Expected:
         links = [linked_id for *_, linked_id in self._model.table()]
         return len(links), links.count(None)
 
-    def answer(self, said: Said, given: Identity) -> Identity:
+    def answer(self, request: Request, given: Identity) -> Identity:
         """Return the right answer to a request. `given` is recon's answer, which has the id of a new contact."""
-        right: Identity = self._model.identify(said)
+        right: Identity = self._model.identify(request)
         if len(self._model.rows) > len(self._ids):
             named = [given.get("primaryContactId"), *given.get("secondaryContactIds", ())]
             self._ids.append(next((each for each in named if each not in self._ids), NO_ID))
@@ -101,8 +101,8 @@ class Probe(Meanwhile):
     def _seeded(self, _number: int) -> Iterator[None]:
         """One customer stored before, whose number is the id of the contact."""
         who = random.randint(1, self._workload.people)  # noqa: S311 (a choice, not a secret)
-        said = people.email(people.SEEDED, who), people.phone(people.SEEDED, who)
-        self._send(Expected({who: said}), said)
+        request = people.email(people.SEEDED, who), people.phone(people.SEEDED, who)
+        self._send(Expected({who: request}), request)
         yield
 
     def _rules(self, number: int) -> Iterator[None]:
@@ -112,7 +112,7 @@ class Probe(Meanwhile):
         phone, other_phone = people.phone(people.PROBE, first), people.phone(people.PROBE, second)
         new_phone = people.phone(people.PROBE, third)
         expected = Expected()
-        for said in (
+        for request in (
             (email, phone),  # new
             (email, phone),  # repeated
             (email, new_phone),  # extended
@@ -121,13 +121,13 @@ class Probe(Meanwhile):
             (email, other_phone),  # merged
             (other_email, None),  # found by what the other one brought
         ):
-            self._send(expected, said)
+            self._send(expected, request)
             yield
 
-    def _send(self, expected: Expected, said: Said) -> None:
-        given = self._post(said)
+    def _send(self, expected: Expected, request: Request) -> None:
+        given = self._post(request)
         contacts, primaries = expected.size
-        right = expected.answer(said, given)
+        right = expected.answer(request, given)
         self._rows += expected.size[0] - contacts
         self._primaries += expected.size[1] - primaries
         self.answers += 1
@@ -136,8 +136,8 @@ class Probe(Meanwhile):
             if self.wrong <= SHOWN:
                 self.examples.append(f"wrong answer: {given} instead of {right}")
 
-    def _post(self, said: Said) -> Identity:
-        body = json.dumps(dict(zip(("email", "phoneNumber"), said, strict=True)))
+    def _post(self, request: Request) -> Identity:
+        body = json.dumps(dict(zip(("email", "phoneNumber"), request, strict=True)))
         self._connection.request("POST", "/identify", body, {"Content-Type": "application/json"})
         response = self._connection.getresponse()
         answer = json.loads(response.read())

@@ -118,12 +118,12 @@ class Clocks:
         def timed(*arguments: Any, **options: Any) -> Callable[..., Awaitable[Answer]]:
             submit = make(*arguments, **options)
 
-            def submitted(said: Identifiers, *arguments: Any, **options: Any) -> Awaitable[Answer]:
+            def submitted(request: Identifiers, *arguments: Any, **options: Any) -> Awaitable[Answer]:
                 if not self._turning:
                     self._turning = True
                     self._next_turn(asyncio.get_running_loop())
-                self._arrived[id(said)] = now()
-                return submit(said, *arguments, **options)
+                self._arrived[id(request)] = now()
+                return submit(request, *arguments, **options)
 
             return submitted
 
@@ -133,15 +133,15 @@ class Clocks:
         async def timed(identify: Identify, take: Callable[[], Sequence[Identifiers]]) -> Sequence[Outcome]:
             started = now()
             batch = take()
-            for said in batch:
-                self.note(READ_WAIT, self._arrived[id(said)])
+            for request in batch:
+                self.note(READ_WAIT, self._arrived[id(request)])
             answers = await read(identify, lambda: batch)
             self.note(READ, started)
-            for said, answer in zip(batch, answers, strict=True):
+            for request, answer in zip(batch, answers, strict=True):
                 if answer is None:
-                    self._read[id(said)] = now()
+                    self._read[id(request)] = now()
                 else:
-                    self.note(READ_REQUEST, self._arrived.pop(id(said)))
+                    self.note(READ_REQUEST, self._arrived.pop(id(request)))
             return answers
 
         return timed
@@ -154,15 +154,15 @@ class Clocks:
                 nonlocal taken
                 batch = take()
                 taken = now()
-                for said in batch:
-                    if id(said) in self._read:  # not taken before, by an attempt that failed
-                        self.note(WRITE_WAIT, self._read.pop(id(said)))
+                for request in batch:
+                    if id(request) in self._read:  # not taken before, by an attempt that failed
+                        self.note(WRITE_WAIT, self._read.pop(id(request)))
                 return batch
 
             answers = await write(identify, timed_take)
             self.note(WRITE, taken)
-            for said in take():
-                self.note(WRITE_REQUEST, self._arrived.pop(id(said)))
+            for request in take():
+                self.note(WRITE_REQUEST, self._arrived.pop(id(request)))
             return answers
 
         return timed

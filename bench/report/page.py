@@ -146,9 +146,9 @@ def targets_table(results: Results) -> str:
 def figures_table(results: Results, connections: int) -> str:
     """Make the table of figures with this number of connections, a row for each workload and system."""
     found: dict[tuple[str, str], list[Series]] = {}
-    for one in results.series:
-        if one.connections == connections and one.workload != "memory":
-            found.setdefault((one.workload, one.system), []).append(one)
+    for each in results.series:
+        if each.connections == connections and each.workload != "memory":
+            found.setdefault((each.workload, each.system), []).append(each)
     order = {name: index for index, name in enumerate((*WORKLOADS, *SYSTEMS))}
     rows = []
     for workload, system in sorted(found, key=lambda key: (order[key[0]], order[key[1]])):
@@ -157,17 +157,17 @@ def figures_table(results: Results, connections: int) -> str:
             [
                 workload,
                 system,
-                _spread(series, lambda one: one.per_second, "{:,.0f}"),
-                _median(series, lambda one: one.p50_ms, "{:.2f}"),
-                _median(series, lambda one: one.p99_ms, "{:.2f}"),
-                _median(series, lambda one: one.retries, "{:.4g}"),
-                f"{sum(one.errors for one in series):,}",
-                _median(series, lambda one: one.system_cpu, "{:.3f}"),
-                _median(series, lambda one: one.database_cpu, "{:.3f}"),
-                _median(series, lambda one: one.load_cpu, "{:.3f}"),
-                _median(series, lambda one: one.read_batch, "{:.1f}"),
-                _median(series, lambda one: one.write_batch, "{:.1f}"),
-                "**failed**" if any(one.problems for one in series) else "right",
+                _spread(series, lambda each: each.per_second, "{:,.0f}"),
+                _median(series, lambda each: each.p50_ms, "{:.2f}"),
+                _median(series, lambda each: each.p99_ms, "{:.2f}"),
+                _median(series, lambda each: each.retries, "{:.4g}"),
+                f"{sum(each.errors for each in series):,}",
+                _median(series, lambda each: each.system_cpu, "{:.3f}"),
+                _median(series, lambda each: each.database_cpu, "{:.3f}"),
+                _median(series, lambda each: each.load_cpu, "{:.3f}"),
+                _median(series, lambda each: each.read_batch, "{:.1f}"),
+                _median(series, lambda each: each.write_batch, "{:.1f}"),
+                "**failed**" if any(each.problems for each in series) else "right",
             ]
         )
     if not rows:
@@ -176,21 +176,21 @@ def figures_table(results: Results, connections: int) -> str:
     return table((*heads, "CPU system", "CPU database", "CPU load", "read batch", "write batch", "data"), rows)
 
 
-def line(one: Series) -> str:
+def line(series: Series) -> str:
     """Describe a series in one line, for the terminal."""
-    text = f"{one.per_second:>8,.0f} /s  p50 {one.p50_ms:7.2f}  p99 {one.p99_ms:7.2f} ms"
-    if one.retries is not None:
-        text += f"  retries {one.retries:.4g}"
-    if one.errors:
-        text += f"  errors {one.errors}"
-    return text + ("".join(f"\n    FAILED: {problem}" for problem in one.problems))
+    text = f"{series.per_second:>8,.0f} /s  p50 {series.p50_ms:7.2f}  p99 {series.p99_ms:7.2f} ms"
+    if series.retries is not None:
+        text += f"  retries {series.retries:.4g}"
+    if series.errors:
+        text += f"  errors {series.errors}"
+    return text + ("".join(f"\n    FAILED: {problem}" for problem in series.problems))
 
 
 Figure = Callable[[Series], float | None]
 
 
 def _values(series: list[Series], figure: Figure) -> list[float]:
-    return [value for one in series if (value := figure(one)) is not None]
+    return [value for each in series if (value := figure(each)) is not None]
 
 
 def _median(series: list[Series], figure: Figure, form: str) -> str:

@@ -49,7 +49,7 @@ def section(profile: Profile | None) -> str:
     """The tables of a profile."""
     if profile is None:
         return NOT_MEASURED
-    failed = [f"**{one.name} failed: {'; '.join(one.problems)}.**" for one in profile.series if one.problems]
+    failed = [f"**{each.name} failed: {'; '.join(each.problems)}.**" for each in profile.series if each.problems]
     return SECTION.format(
         day=f"{profile.started:%Y-%m-%d %H:%M} UTC",
         source=profile.source,
@@ -76,8 +76,8 @@ def _steps(profile: Profile, workload: str) -> str:
     return f"{loads}\n\n{table(heads, map(_step, steps))}"
 
 
-def _load(one: Series) -> str:
-    return f"{one.per_second:,.0f} requests a second, p50 {one.p50_ms:.2f} ms, p99 {one.p99_ms:.2f} ms"
+def _load(series: Series) -> str:
+    return f"{series.per_second:,.0f} requests a second, p50 {series.p50_ms:.2f} ms, p99 {series.p99_ms:.2f} ms"
 
 
 def _step(step: Step) -> list[str]:
@@ -89,7 +89,7 @@ def _step(step: Step) -> list[str]:
 def _latencies(profile: Profile) -> str:
     """The p50 of each system, of the handler and the SELECT together, and of the handler and recon's fetch."""
     systems = ("select", "handler", "recon", "plain")
-    found = {system: one.p50_ms for system in systems if (one := profile.get("alone", system))}
+    found = {system: each.p50_ms for system in systems if (each := profile.get("alone", system))}
     if len(found) < len(systems):
         return NOT_MEASURED
     found["handler + select"] = found["handler"] + found["select"]
@@ -105,22 +105,22 @@ def _latencies(profile: Profile) -> str:
 def _cpu(profile: Profile) -> str:
     rows = [
         [
-            one.system,
-            f"{one.workload}, {quantity(one.connections, 'connection')}",
+            each.system,
+            f"{each.workload}, {quantity(each.connections, 'connection')}",
             *(f"{value:.0f}" for value in (cpu.user, cpu.kernel, sum(cpu))),
-            f"{one.per_second * sum(cpu) / 1e6:.0%}",
+            f"{each.per_second * sum(cpu) / 1e6:.0%}",
         ]
-        for one in profile.series
-        if one.system in {"handler", "recon", "plain"} and one.counts and (cpu := _cpu_of_a_request(one))
+        for each in profile.series
+        if each.system in {"handler", "recon", "plain"} and each.counts and (cpu := _cpu_of_a_request(each))
     ]
     return table(("system", "load", "own code", "kernel", "together", "of a CPU"), sorted(rows))
 
 
-def _cpu_of_a_request(one: Series) -> Cpu | None:
+def _cpu_of_a_request(series: Series) -> Cpu | None:
     """Return the CPU time of a request in µs; the series has seconds per thousand requests."""
-    if one.system_cpu is None or one.system_kernel is None:
+    if series.system_cpu is None or series.system_kernel is None:
         return None
-    return Cpu(1000 * (one.system_cpu - one.system_kernel), 1000 * one.system_kernel)
+    return Cpu(1000 * (series.system_cpu - series.system_kernel), 1000 * series.system_kernel)
 
 
 def _shares(profile: Profile) -> str:

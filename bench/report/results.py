@@ -77,7 +77,7 @@ class Profile(BaseModel):
     def get(self, workload: str, system: str) -> Series | None:
         """Return one of its series, or None if it is missing or does not count."""
         return next(
-            (one for one in self.series if (one.workload, one.system) == (workload, system) and one.counts), None
+            (each for each in self.series if (each.workload, each.system) == (workload, system) and each.counts), None
         )
 
 

@@ -58,7 +58,7 @@ class Round:
     """The series of one round, by name."""
 
     def __init__(self, series: list[Series]) -> None:
-        self._series = {one.name: one for one in series}
+        self._series = {each.name: each for each in series}
         self.all = series
 
     def get(self, workload: str, system: str, connections: int) -> Series | None:
@@ -89,7 +89,7 @@ def targets(results: Results) -> list[Target]:
 
     def worst(title: str, bound: float, value: Value) -> Target:
         """A target for events that must never happen: the greatest value counts instead of the median."""
-        values = [found for one in rounds if (found := value(one)) is not None]
+        values = [found for each in rounds if (found := value(each)) is not None]
         figure = max(values, default=None)
         return Target(
             title, f"≤ {bound:g}" if bound else "0", values, figure, None if figure is None else figure <= bound
@@ -140,41 +140,41 @@ def targets(results: Results) -> list[Target]:
 
 
 def _medians(rounds: list[Round], value: Value) -> tuple[list[float], float | None]:
-    values = [found for one in rounds if (found := value(one)) is not None]
+    values = [found for each in rounds if (found := value(each)) is not None]
     return values, median(values) if values else None
 
 
 def _ratio(top: tuple[str, str, int], bottom: tuple[str, str, int]) -> Value:
-    def value(one: Round) -> float | None:
-        above, below = one.rate(*top), one.rate(*bottom)
+    def value(current: Round) -> float | None:
+        above, below = current.rate(*top), current.rate(*bottom)
         return above / below if above and below else None
 
     return value
 
 
 def _most_retries(system: str) -> Value:
-    def value(one: Round) -> float | None:
-        retries = [series.retries for series in one.all if series.system == system and series.retries is not None]
+    def value(current: Round) -> float | None:
+        retries = [series.retries for series in current.all if series.system == system and series.retries is not None]
         return max(retries, default=None)
 
     return value
 
 
-def _faults(one: Round) -> float | None:
-    ours = [series for series in one.all if series.system in RECON]
+def _faults(current: Round) -> float | None:
+    ours = [series for series in current.all if series.system in RECON]
     return sum(series.errors + len(series.problems) for series in ours) if ours else None
 
 
 def _tail(workload: str) -> Value:
-    def value(one: Round) -> float | None:
-        series = one.get(workload, "recon", FEW)
+    def value(current: Round) -> float | None:
+        series = current.get(workload, "recon", FEW)
         return None if series is None else series.p99_ms / series.p50_ms
 
     return value
 
 
-def _alone(one: Round) -> float | None:
-    ours, raw = one.get("alone", "recon", 1), one.get("alone", "select", 1)
+def _alone(current: Round) -> float | None:
+    ours, raw = current.get("alone", "recon", 1), current.get("alone", "select", 1)
     return ours.p50_ms / raw.p50_ms if ours and raw else None
 
 

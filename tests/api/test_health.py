@@ -48,7 +48,7 @@ async def test_metrics(make_client: MakeClient) -> None:
     """Requests, batches, transactions, pool, contacts and merges are counted."""
     client = await make_client()
     before = await figures(client)
-    for said in (
+    for body in (
         {"email": "a", "phoneNumber": "1"},
         {"email": "b", "phoneNumber": "2"},
         {"email": "a", "phoneNumber": "3"},
@@ -56,7 +56,7 @@ async def test_metrics(make_client: MakeClient) -> None:
         {"email": "a", "phoneNumber": "1"},
         {},
     ):
-        await client.post("/identify", json=said)
+        await client.post("/identify", json=body)
     await client.get("/nothing")
 
     after = await figures(client)

@@ -190,10 +190,10 @@ def races_of(number: int) -> list[Race]:
     def race(name: str, before: list[tuple[int, int]], at_once: list[tuple[int, int]], *counts: int) -> Race:
         key = next(fresh)
 
-        def said(email: int, phone: int) -> Body:
+        def body(email: int, phone: int) -> Body:
             return {"email": f"{email}@race{key}.example", "phoneNumber": f"555{key:03}{phone:03}"}
 
-        return Race(name, [said(*pair) for pair in before], [said(*pair) for pair in at_once], *counts)
+        return Race(name, [body(*pair) for pair in before], [body(*pair) for pair in at_once], *counts)
 
     links = [(n, n + 1) for n in range(19)]
     return [
@@ -217,13 +217,13 @@ async def races(url: str) -> list[tuple[Body, Identity]]:
                 answers = await asyncio.gather(*(identify(http, body) for body in race.at_once))
                 for body, answer in zip(race.at_once, answers, strict=True):
                     mine = body["email"] in answer["emails"] and body["phoneNumber"] in answer["phoneNumbers"]
-                    assert mine, f"{race.name}: an answer lacks what its request said"
+                    assert mine, f"{race.name}: an answer lacks an identifier of its request"
                 primaries = {answer["primaryContactId"] for answer in answers}
                 assert len(primaries) <= race.primaries, f"{race.name}: answers with {len(primaries)} primaries"
 
                 final = await identify(http, race.at_once[0])
-                said = race.before + race.at_once
-                emails, phones = ({body[field] for body in said} for field in ("email", "phoneNumber"))
+                bodies = race.before + race.at_once
+                emails, phones = ({body[field] for body in bodies} for field in ("email", "phoneNumber"))
                 expect_identity(final, emails, phones, race.contacts)
                 ids = [final["primaryContactId"], *final["secondaryContactIds"]]
                 oldest = before[0]["primaryContactId"] if before else min(ids)

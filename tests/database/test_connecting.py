@@ -26,7 +26,7 @@ from tests.harness.processes import Process, StartRecon, recon
 SECRET = "hunter2"  # noqa: S105
 
 
-def at(url: str, *, user: str | None = None, database: str | None = None) -> str:
+def url_of(url: str, *, user: str | None = None, database: str | None = None) -> str:
     """Return the same server's URL, with another user and the secret as its password, or with another database."""
     parts = urlsplit(url)
     if user is not None:
@@ -66,17 +66,17 @@ def test_what_postgresql_refuses(database_url: str) -> None:
     name = urlsplit(database_url).path[1:]
     asyncio.run(execute(database_url, f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"))
 
-    assert asyncio.run(reason(at(database_url, database="nowhere"))) == "the database nowhere does not exist"
+    assert asyncio.run(reason(url_of(database_url, database="nowhere"))) == "the database nowhere does not exist"
     with role(database_url) as user:
         expected = f"the role {user} may not connect to the database {name}"
-        assert asyncio.run(reason(at(database_url, user=user))) == expected
+        assert asyncio.run(reason(url_of(database_url, user=user))) == expected
     asyncio.run(execute(database_url, f"GRANT CONNECT ON DATABASE {name} TO PUBLIC"))
     with role(database_url, "LOGIN CONNECTION LIMIT 0") as user:
-        assert (
-            asyncio.run(reason(at(database_url, user=user))) == f"PostgreSQL has no connection left for the role {user}"
-        )
+        expected = f"PostgreSQL has no connection left for the role {user}"
+        assert asyncio.run(reason(url_of(database_url, user=user))) == expected
     with role(database_url, "NOLOGIN") as user:
-        assert asyncio.run(reason(at(database_url, user=user))) == f"the role {user} does not exist or may not log in"
+        expected = f"the role {user} does not exist or may not log in"
+        assert asyncio.run(reason(url_of(database_url, user=user))) == expected
 
 
 class Answering(asyncio.Protocol):
@@ -242,7 +242,7 @@ def test_waiting_goes_on_whatever_happens(server_url: str, start_recon: StartRec
             )
         )
         try:
-            process = start_recon("--database-url", at(server_url, user=user, database=name), ready=False)
+            process = start_recon("--database-url", url_of(server_url, user=user, database=name), ready=False)
             line = f"database {name}, user {user}: the role {user} may not connect to the database {name}"
             _wait_for(process, line)
             assert "hunter2" not in process.log
@@ -308,7 +308,7 @@ async def test_an_outage_while_recon_serves_is_logged(
 @pytest.mark.parametrize("command", [["check"], ["schema", "--apply"]])
 def test_every_command_names_host_and_cause(command: list[str], database_url: str) -> None:
     """Every command fails with one line, without a traceback."""
-    done = recon(*command, "--database-url", at(database_url, database="nowhere"))
+    done = recon(*command, "--database-url", url_of(database_url, database="nowhere"))
 
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

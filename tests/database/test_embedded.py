@@ -45,7 +45,7 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
-async def said(process: Process, words: str) -> None:
+async def wait_for_line(process: Process, words: str) -> None:
     """Return once the process has logged this text."""
 
     async def logged() -> bool:
@@ -131,7 +131,7 @@ async def test_waiting_for_a_lock(lock: str, signum: int, start_recon: StartReco
     data_dir = tmp_path / "data"
     with held(data_dir / lock):
         process = start_recon("--data-dir", str(data_dir), ready=False)
-        await said(process, "waiting for another process")
+        await wait_for_line(process, "waiting for another process")
 
         assert process.stop(signum) == 128 + signum
     assert process.events()[-1]["event"] == "recon has stopped"
@@ -142,7 +142,7 @@ async def test_a_lock_that_is_released(start_recon: StartRecon, tmp_path: Path) 
     """recon starts once the other process has released the lock."""
     with held(tmp_path / "data" / "in-use"):
         process = start_recon("--data-dir", str(tmp_path / "data"), ready=False)
-        await said(process, "waiting for another process")
+        await wait_for_line(process, "waiting for another process")
 
     process.wait_until_ready()
 
@@ -195,7 +195,7 @@ async def test_a_dead_server_is_restarted(workers: str, start_recon: StartRecon,
     assert dead is not None
 
     dead.kill()
-    await said(process, "the embedded PostgreSQL runs again")
+    await wait_for_line(process, "the embedded PostgreSQL runs again")
 
     assert await identify_in_the_end(process.url) == contact
     restarted = postmaster(data_dir)
@@ -240,7 +240,7 @@ async def test_a_stop_while_the_server_is_dead(start_recon: StartRecon, tmp_path
     assert dead is not None
 
     dead.kill()
-    await said(process, f"could not be restarted yet: the embedded PostgreSQL did not start; {data_dir}")
+    await wait_for_line(process, f"could not be restarted yet: the embedded PostgreSQL did not start; {data_dir}")
 
     assert process.stop() == 0
 
@@ -254,7 +254,7 @@ async def test_data_that_is_deleted_is_not_replaced(start_recon: StartRecon, tmp
 
     (data_dir / "postgresql").rename(tmp_path / "elsewhere")  # atomic, unlike a deletion while the server writes
     server.kill()
-    await said(process, "could not be restarted yet: ")
+    await wait_for_line(process, "could not be restarted yet: ")
 
     assert process.stop() == 0
     assert not (data_dir / "postgresql").exists()

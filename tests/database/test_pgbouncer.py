@@ -152,7 +152,7 @@ async def test_each_transaction_brings_its_settings(pooled_url: str) -> None:
     """In every session, a transaction is serializable, bounded in time, and planned with indexes."""
     names = [*SESSION, "transaction_isolation", "statement_timeout", "idle_in_transaction_session_timeout"]
 
-    async def look(connection: Connection) -> dict[str, str]:
+    async def settings_of(connection: Connection) -> dict[str, str]:
         columns = ", ".join(f"current_setting('{name}') AS {name}" for name in names)
         row = await connection.fetchrow(f"SELECT {columns}")
         return dict(row or {})
@@ -163,8 +163,8 @@ async def test_each_transaction_brings_its_settings(pooled_url: str) -> None:
         "idle_in_transaction_session_timeout": "7s",
     }
     async with Database(pooled_url, DatabaseSettings(pgbouncer=True, statement_timeout=7)).opened() as database:
-        read = await asyncio.gather(*([database.snapshot("test", look) for _ in range(8)]))
-        written = await asyncio.gather(*([database.serializable("test", look) for _ in range(8)]))
+        read = await asyncio.gather(*([database.snapshot("test", settings_of) for _ in range(8)]))
+        written = await asyncio.gather(*([database.serializable("test", settings_of) for _ in range(8)]))
 
     assert read == [expected] * 8
     assert written == [expected | {"lock_timeout": "5ms"}] * 8  # once they have the lane
@@ -193,8 +193,8 @@ async def test_after_the_sessions_were_ended(
 ) -> None:
     """When the database ends all sessions, recon soon serves again."""
     client = await make_client(database_url=pooled_url, pgbouncer=True)
-    said = {"email": "lorraine@hillvalley.edu"}
-    assert (await client.post("/identify", json=said)).status == 200
+    body = {"email": "lorraine@hillvalley.edu"}
+    assert (await client.post("/identify", json=body)).status == 200
     await execute(
         shared_database_url,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -202,7 +202,7 @@ async def test_after_the_sessions_were_ended(
     )
 
     async with asyncio.timeout(5):
-        while (status := (await client.post("/identify", json=said)).status) != 200:
+        while (status := (await client.post("/identify", json=body)).status) != 200:
             assert status == 503
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Request:
     """The identifiers of a request, as sent."""
 
     email: str | None = None
@@ -65,7 +65,7 @@ class Exchange:
     number: int  # of the request; all attempts at it have the same number
     attempt: int
     url: str
-    said: Said
+    request: Request
     started: float
     ended: float = inf
     outcome: Outcome = Outcome.UNKNOWN
@@ -74,7 +74,7 @@ class Exchange:
 
     def __str__(self) -> str:
         """Return what is needed to find it and to understand a violation."""
-        return f"#{self.number}.{self.attempt} ({', '.join(self.said.names)})"
+        return f"#{self.number}.{self.attempt} ({', '.join(self.request.names)})"
 
     @property
     def latest(self) -> float:

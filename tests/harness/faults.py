@@ -265,9 +265,11 @@ def _inserted(exchanges: Sequence[Exchange], history: History, rows: Sequence[Co
     """Return the exchanges that inserted a row before they ended, where no other request can have inserted it."""
     epoch = time.time() - time.monotonic()  # time 0 of the monotonic clock, by the database's clock
     created = {(row["email"], row["phone_number"]): row["created_at"].timestamp() - epoch for row in rows}
-    requests = Counter(row for _, row in {(each.number, each.said.row) for each in history.exchanges})
+    requests = Counter(row for _, row in {(each.number, each.request.row) for each in history.exchanges})
     return [
-        str(each) for each in exchanges if requests[each.said.row] == 1 and created.get(each.said.row, inf) < each.ended
+        str(each)
+        for each in exchanges
+        if requests[each.request.row] == 1 and created.get(each.request.row, inf) < each.ended
     ]
 
 

@@ -173,7 +173,7 @@ def _ages(table: _Table, answers: list[_Answer], possible: list[Exchange]) -> It
     """Check that the row that is oldest by the database's clock is the oldest by the clients' clock too."""
     sent: dict[tuple[str | None, str | None], float] = {}
     for exchange in possible:
-        sent.setdefault(exchange.said.row, exchange.started)
+        sent.setdefault(exchange.request.row, exchange.started)
     seen: dict[int, float] = {}
     for answer in answers:
         for row_id in answer.ids:
@@ -189,12 +189,12 @@ def _ages(table: _Table, answers: list[_Answer], possible: list[Exchange]) -> It
 
 
 def _origins(table: _Table, history: History) -> Iterator[str]:
-    said = {exchange.said.row for exchange in history.of(Outcome.ACKNOWLEDGED, Outcome.UNKNOWN)}
-    refused = {name for exchange in history.of(Outcome.REFUSED) for name in exchange.said.names}
+    sent = {exchange.request.row for exchange in history.of(Outcome.ACKNOWLEDGED, Outcome.UNKNOWN)}
+    refused = {name for exchange in history.of(Outcome.REFUSED) for name in exchange.request.names}
     known: set[str] = set()
     for row in table.rows:
         names = _names(row)
-        if (row["email"], row["phone_number"]) not in said:
+        if (row["email"], row["phone_number"]) not in sent:
             kind = "refused" if refused.intersection(names) else "unsent"
             yield f"{kind}: contact {row['id']} ({', '.join(names)})"
         if known.issuperset(names):
@@ -204,7 +204,7 @@ def _origins(table: _Table, history: History) -> Iterator[str]:
 
 def _lost(table: _Table, acknowledged: list[Exchange]) -> Iterator[str]:
     for exchange in acknowledged:
-        roots = [table.roots.get(name, set()) for name in exchange.said.names]
+        roots = [table.roots.get(name, set()) for name in exchange.request.names]
         if not all(roots):
             yield f"lost: {exchange} was acknowledged, and is not there"
         elif not set.intersection(*roots):
@@ -214,19 +214,19 @@ def _lost(table: _Table, acknowledged: list[Exchange]) -> Iterator[str]:
 def _unlinked_rows(table: _Table, possible: list[Exchange]) -> Iterator[str]:
     components = _Components()
     for exchange in possible:
-        roots = [table.roots.get(name, set()) for name in exchange.said.names]
+        roots = [table.roots.get(name, set()) for name in exchange.request.names]
         if set.intersection(*roots):  # it can have taken effect
-            components.join(exchange.said.names)
+            components.join(exchange.request.names)
     for root, rows in table.clusters.items():
         parts = {components.find(name) for row in rows for name in _names(row)}
         if len(parts) > 1:
-            yield f"unlinked: the cluster of contact {root} is {len(parts)} by what was said: {sorted(parts)}"
+            yield f"unlinked: the cluster of contact {root} is {len(parts)} by its requests: {sorted(parts)}"
 
 
 def _wrong_answers(table: _Table, answers: list[_Answer]) -> Iterator[str]:
     for answer in answers:
         for exchange in answer.exchanges:
-            if not answer.names.issuperset(exchange.said.names):
+            if not answer.names.issuperset(exchange.request.names):
                 yield f"answer: {exchange} was answered with somebody else"
         missing = [row_id for row_id in answer.ids if row_id not in table.by_id]
         if missing:
@@ -274,7 +274,7 @@ def _unlinked_answers(answers: list[_Answer], possible: list[Exchange]) -> Itera
     exchange = next(begun, None)
     for answer in sorted(answers, key=lambda answer: answer.first.ended):
         while exchange is not None and exchange.started <= answer.first.ended:
-            components.join(exchange.said.names)
+            components.join(exchange.request.names)
             exchange = next(begun, None)
         unsent = [name for name in answer.names if name not in components]
         if unsent:
@@ -305,7 +305,7 @@ def _moments(table: _Table, answers: list[_Answer], unknown: list[Exchange]) -> 
     """Find for each state, smallest first, the earliest moment at which it can have begun."""
     unknown_by_name: dict[str, list[Exchange]] = defaultdict(list)
     for exchange in unknown:
-        for name in exchange.said.names:
+        for name in exchange.request.names:
             unknown_by_name[name].append(exchange)
     largest: dict[int | str, _State] = {}  # so far, by contact and identifier
     for state in sorted(_states(table, answers), key=lambda state: len(state.parts)):
@@ -314,12 +314,12 @@ def _moments(table: _Table, answers: list[_Answer], unknown: list[Exchange]) -> 
             if not other.parts <= state.parts:
                 yield f"order: {other} and {state} were seen, and neither can have been the earlier"
         silent = {id(each): each for part in state.parts for each in unknown_by_name.get(str(part), ())}
-        candidates = [each for each in (*state.seen, *silent.values()) if state.parts.issuperset(each.said.names)]
+        candidates = [each for each in (*state.seen, *silent.values()) if state.parts.issuperset(each.request.names)]
         changing = causes = [each for each in candidates if _changes(each, largest)]
         after = [each for other in smaller if other.parts <= state.parts for each in other.until]
         # Not by set operations: they would iterate over all of `largest`.
         for row in [table.by_id[part] for part in state.parts if part in table.by_id and part not in largest]:
-            creators = [each for each in changing if each.said.row == (row["email"], row["phone_number"])]
+            creators = [each for each in changing if each.request.row == (row["email"], row["phone_number"])]
             after += [min(creators, key=_started)] if creators else []
             if all(each.outcome is Outcome.ACKNOWLEDGED for each in creators):
                 causes = [each for each in causes if each in creators]  # so one of them caused this state
@@ -329,7 +329,7 @@ def _moments(table: _Table, answers: list[_Answer], unknown: list[Exchange]) -> 
 
 def _changes(exchange: Exchange, largest: dict[int | str, _State]) -> bool:
     """Whether a request changes anything, given these states."""
-    states = {largest.get(name) for name in exchange.said.names}
+    states = {largest.get(name) for name in exchange.request.names}
     return len(states) > 1 or None in states
 
 

@@ -5,7 +5,7 @@ For each request, it computes the right answer and the rows that the table must 
 
 from dataclasses import dataclass, field
 
-Said = tuple[str | None, str | None]  # an email and a phone, in normal form; phones of digits only
+Request = tuple[str | None, str | None]  # an email and a phone, in normal form; phones of digits only
 
 
 @dataclass
@@ -15,13 +15,13 @@ class Model:
     parent: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     rows: list[tuple[int, str | None, str | None]] = field(default_factory=list)
 
-    def identify(self, said: Said) -> dict[str, object]:
+    def identify(self, request: Request) -> dict[str, object]:
         """Apply a request and return the right answer."""
-        named = [(kind, value) for kind, value in zip(("email", "phone"), said, strict=True) if value is not None]
+        named = [(kind, value) for kind, value in zip(("email", "phone"), request, strict=True) if value is not None]
         people = {self._find(name) for name in named if name in self.parent}
         has_new = any(name not in self.parent for name in named)
         if has_new:
-            self.rows.append((len(self.rows) + 1, *said))
+            self.rows.append((len(self.rows) + 1, *request))
         for name in named:
             self.parent.setdefault(name, name)
         for name in named:

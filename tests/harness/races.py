@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Said = tuple[str | None, str | None]  # an email and a phone
+Request = tuple[str | None, str | None]  # an email and a phone
 CHAIN = 20  # clusters that the chain merges
 
 
@@ -14,9 +14,9 @@ class Race:
     All of them must end up in one cluster; `rows` are the (email, phone) of its contacts.
     """
 
-    before: list[Said]
-    at_once: list[Said]
-    rows: list[Said]
+    before: list[Request]
+    at_once: list[Request]
+    rows: list[Request]
 
 
 def identical_fresh_requests(n: int) -> Race:
@@ -26,7 +26,7 @@ def identical_fresh_requests(n: int) -> Race:
 
 def linking_two_primaries(n: int) -> Race:
     """Half of the requests link two primaries, while the others add to the cluster of the younger one."""
-    before: list[Said] = [("e1", "1"), ("e2", "2")]
+    before: list[Request] = [("e1", "1"), ("e2", "2")]
     return Race(before, [("e1", "2"), ("e2", "3")] * (n // 2), [*before, ("e2", "3")])
 
 
@@ -37,21 +37,21 @@ def the_same_new_secondary(n: int) -> Race:
 
 def a_cross_bridge(n: int) -> Race:
     """Requests link two pairs of clusters crosswise, so that they compete for the same clusters."""
-    before: list[Said] = [("e1", "1"), ("e2", "2"), ("e3", "3"), ("e4", "4")]
-    bridges: list[Said] = [("e1", "3"), ("e2", "4"), ("e1", "4"), ("e2", "3")]
+    before: list[Request] = [("e1", "1"), ("e2", "2"), ("e3", "3"), ("e4", "4")]
+    bridges: list[Request] = [("e1", "3"), ("e2", "4"), ("e1", "4"), ("e2", "3")]
     return Race(before, (bridges * n)[: max(n, len(bridges))], before)
 
 
 def one_email_with_many_phones(n: int) -> Race:
     """Each request brings another phone number with the same unknown email."""
-    said: list[Said] = [("e", str(phone)) for phone in range(n)]
-    return Race([], said, said)
+    requests: list[Request] = [("e", str(phone)) for phone in range(n)]
+    return Race([], requests, requests)
 
 
 def a_chain_of_clusters(n: int) -> Race:
     """Each request links a cluster with the next one, so that all become one cluster."""
-    before: list[Said] = [(f"e{i}", str(i)) for i in range(CHAIN)]
-    links: list[Said] = [(f"e{i}", str(i + 1)) for i in range(CHAIN - 1)]
+    before: list[Request] = [(f"e{i}", str(i)) for i in range(CHAIN)]
+    links: list[Request] = [(f"e{i}", str(i + 1)) for i in range(CHAIN - 1)]
     return Race(before, (links * n)[: max(n, len(links))], before)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.harness.exchanges import Exchange, History, Outcome, Said
+from tests.harness.exchanges import Exchange, History, Outcome, Request
 
 BURST = 12  # requests about the same few identifiers in a row
 SCENE = 5  # bursts about them, before they are replaced
@@ -45,7 +45,7 @@ class _Shop:
         self._emails: list[str] = []
         self._phones: list[str] = []
 
-    def requests(self) -> Iterator[Said]:
+    def requests(self) -> Iterator[Request]:
         kinds = {self._new: 8, self._returning: 12, self._another: 5, self._joining: 3, self._wrong: 1}
         while True:
             for kind in self._random.choices(list(kinds), list(kinds.values()), k=2 * BURST):
@@ -60,45 +60,45 @@ class _Shop:
         self._identifiers += 1
         return f"{self._seed}555{self._identifiers:07}"
 
-    def _new(self) -> Said:
+    def _new(self) -> Request:
         person = self._email(), self._phone()
         self._people = [*self._people[-RECENT:], person]
         self._single = [*self._single[-RECENT:], person]
-        return Said(*person)
+        return Request(*person)
 
-    def _returning(self) -> Said:
+    def _returning(self) -> Request:
         """A known person, sometimes in another spelling, or with one identifier only."""
         if not self._people:
             return self._new()
         email, phone = self._random.choice(self._people)
-        said = Said(email, phone), Said(email), Said(phone=phone), Said(f" {email.upper()}"), Said(email, f"+{phone} ")
-        return self._random.choice(said)
+        spellings = ((email, phone), (email, None), (None, phone), (f" {email.upper()}", None), (email, f"+{phone} "))
+        return Request(*self._random.choice(spellings))
 
-    def _another(self) -> Said:
+    def _another(self) -> Request:
         if not self._people:
             return self._new()
         email, phone = self._random.choice(self._people)
-        return self._random.choice((Said(email, self._phone()), Said(self._email(), phone)))
+        return self._random.choice((Request(email, self._phone()), Request(self._email(), phone)))
 
-    def _joining(self) -> Said:
+    def _joining(self) -> Request:
         """Merge two people, each person at most once, so that clusters stay small."""
         if len(self._single) < 2:
             return self._new()
         one, other = (self._single.pop(self._random.randrange(len(self._single))) for _ in range(2))
-        return Said(one[0], other[1])
+        return Request(one[0], other[1])
 
-    def _wrong(self) -> Said:
+    def _wrong(self) -> Request:
         """A request that is answered with 400, and must not store its valid email."""
-        return Said(self._email(), self._random.choice((True, 1.5, "1\x00", "9" * 65)))
+        return Request(self._email(), self._random.choice((True, 1.5, "1\x00", "9" * 65)))
 
-    def _burst(self) -> Iterator[Said]:
+    def _burst(self) -> Iterator[Request]:
         if self._bursts % SCENE == 0:
             self._emails = [self._email() for _ in range(FEW)]
             self._phones = [self._phone() for _ in range(FEW)]
         self._bursts += 1
         for _ in range(BURST):
             email, phone = self._random.choice(self._emails), self._random.choice(self._phones)
-            yield self._random.choices((Said(email, phone), Said(email), Said(phone=phone)), (10, 1, 1))[0]
+            yield self._random.choices((Request(email, phone), Request(email), Request(phone=phone)), (10, 1, 1))[0]
 
 
 PROMISE = b"Nothing was changed"  # in the detail of a 503 that is a refusal
@@ -110,18 +110,18 @@ class _Load:
 
     session: aiohttp.ClientSession
     urls: Sequence[str]
-    requests: Iterator[tuple[int, Said]]
+    requests: Iterator[tuple[int, Request]]
     history: History
     patience: float
     pause: float
 
     async def client(self) -> None:
-        for number, said in self.requests:
+        for number, request in self.requests:
             deadline = time.monotonic() + self.patience
             for attempt in count():
                 # Round robin, and a retry goes to another process: as behind a load balancer.
                 url = self.urls[(number + attempt) % len(self.urls)]
-                exchange = Exchange(number, attempt, url, said, time.monotonic())
+                exchange = Exchange(number, attempt, url, request, time.monotonic())
                 self.history.exchanges.append(exchange)
                 await self._send(exchange)
                 self.history.count(exchange)
@@ -134,7 +134,7 @@ class _Load:
 
     async def _send(self, exchange: Exchange) -> None:
         try:
-            async with self.session.post(f"{exchange.url}/identify", json=exchange.said.json) as response:
+            async with self.session.post(f"{exchange.url}/identify", json=exchange.request.json) as response:
                 exchange.body = await response.read()
                 exchange.status = response.status
         except aiohttp.ClientConnectorError:
@@ -158,19 +158,19 @@ async def driving(
     *,
     seed: int = 0,
     requests: int | None = None,
-    said: Iterable[Said] | None = None,
+    replay: Iterable[Request] | None = None,
     clients: int = 32,
     patience: float = 60,
     pause: float = 0.1,
     timeout: float = 30,  # noqa: ASYNC109 (of each exchange)
 ) -> AsyncIterator[History]:
-    """Send the requests of the shop with this seed (or what is `said`), from so many clients, to the `urls` in turn.
+    """Send the requests of the shop with this seed (or those of `replay`), from so many clients, to the `urls` in turn.
 
     Leaving the block waits until all `requests` are done; without `requests`, it stops the clients. A request without a
     final answer is sent again after `pause` seconds, for `patience` seconds (0: never).
     """
     history = History()
-    numbered = enumerate(islice(_Shop(seed).requests() if said is None else said, requests))
+    numbered = enumerate(islice(_Shop(seed).requests() if replay is None else replay, requests))
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(
         connector=connector, timeout=aiohttp.ClientTimeout(total=timeout), cookie_jar=aiohttp.DummyCookieJar()
@@ -181,7 +181,7 @@ async def driving(
         running.add_done_callback(lambda _: history.end())
         try:
             yield history
-            if requests is None and said is None:
+            if requests is None and replay is None:
                 history.stop()
             await running
         finally:

@@ -176,15 +176,15 @@ async def overload(soak: Soak, connections: int = 2000, idle: int = 10_000) -> F
     ):
         process = start("--database-url", url, "--queue-limit", str(connections // 4))
         before = _memory([process])
-        came = await storm(
+        peak = await storm(
             process.port, process.popen.pid, connections=connections, seconds=max(2, 2.5 * soak.minutes), ramp=1
         )
         filed = {row["email"] for row in await fetch(url, "SELECT email FROM contact")}
-        lost = [f"lost: {email} was acknowledged" for email in came.emails if email not in filed]
-        wrong = [*lost, *(f"{count} times {what}" for what, count in came.others.items())]
-        if came.until_normal > MAX_RECOVERY:
-            wrong.append(f"latency was normal again only after {came.until_normal:.1f} seconds")
-        print(f"  storm: {came.offered:,} requests, {came.accepted:,} accepted, {came.refused:,} refused", flush=True)
+        lost = [f"lost: {email} was acknowledged" for email in peak.emails if email not in filed]
+        wrong = [*lost, *(f"{count} times {what}" for what, count in peak.others.items())]
+        if peak.until_normal > MAX_RECOVERY:
+            wrong.append(f"latency was normal again only after {peak.until_normal:.1f} seconds")
+        print(f"  storm: {peak.offered:,} requests, {peak.accepted:,} accepted, {peak.refused:,} refused", flush=True)
 
         quiet = _memory([process])
         idle = min(idle, files - 500)
@@ -195,19 +195,19 @@ async def overload(soak: Soak, connections: int = 2000, idle: int = 10_000) -> F
         slowest = max(seconds for _, seconds in probes)
         print(f"  {idle:,} idle connections: others are answered in {slowest * 1000:.0f} ms at most", flush=True)
     return {
-        "connections": came.connections,
+        "connections": peak.connections,
         "queue": connections // 4,
-        "seconds": round(came.seconds, 1),
-        "offered": came.offered,
-        "accepted": came.accepted,
-        "refused": came.refused,
-        "accepted p50 ms": round(came.median * 1000),
-        "accepted p99 ms": round(came.p99 * 1000),
-        "refused p99 ms": round(came.refused_p99 * 1000),
-        "newcomer ms": round(came.newcomer * 1000),
+        "seconds": round(peak.seconds, 1),
+        "offered": peak.offered,
+        "accepted": peak.accepted,
+        "refused": peak.refused,
+        "accepted p50 ms": round(peak.median * 1000),
+        "accepted p99 ms": round(peak.p99 * 1000),
+        "refused p99 ms": round(peak.refused_p99 * 1000),
+        "newcomer ms": round(peak.newcomer * 1000),
         "memory at the start": before,
-        "most memory": round(came.highest_memory / MIB),
-        "until normal": round(came.until_normal, 2),
+        "most memory": round(peak.highest_memory / MIB),
+        "until normal": round(peak.until_normal, 2),
         "lost": len(lost),
         "idle": {
             "connections": idle,

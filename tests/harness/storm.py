@@ -165,13 +165,13 @@ async def _newcomers(port: int, figures: Figures) -> None:
         await asyncio.sleep(0.1)
 
 
-async def probe(port: int, said: bytes = b'{"email": "probe@storm.example"}') -> tuple[int, float]:
+async def probe(port: int, body: bytes = b'{"email": "probe@storm.example"}') -> tuple[int, float]:
     """Send a request on a new connection; return the status and the seconds until the response."""
     started = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         head = b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        writer.write(head + b"Content-Length: %d\r\n\r\n%s" % (len(said), said))
+        writer.write(head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
         answer = await reader.read()
     finally:
         writer.close()

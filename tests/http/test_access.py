@@ -37,8 +37,8 @@ async def test_a_page_of_a_named_origin(origin: str, make_client: MakeClient) ->
 
     preflight = await client.options("/identify", headers=PREFLIGHT | headers)
     answers = [
-        await client.post("/identify", json=said, headers=headers | {"Authorization": f"Bearer {key}"})
-        for said, key in (({"email": "a"}, secret), ({}, secret), ({"email": "a"}, "unknown"))
+        await client.post("/identify", json=body, headers=headers | {"Authorization": f"Bearer {key}"})
+        for body, key in (({"email": "a"}, secret), ({}, secret), ({"email": "a"}, "unknown"))
     ]
 
     assert preflight.status == 204

@@ -11,7 +11,7 @@ import pytest
 from recon.sql import invariants
 from tests.harness.databases import execute, fetch
 from tests.harness.processes import recon_processes
-from tests.harness.races import RACES, Said
+from tests.harness.races import RACES, Request
 
 ROUNDS = 5
 FORMS = {
@@ -69,7 +69,7 @@ async def expect_race(
 
 
 async def _send(
-    session: aiohttp.ClientSession, urls: list[str], said: list[Said], at_a_time: int
+    session: aiohttp.ClientSession, urls: list[str], requests: list[Request], at_a_time: int
 ) -> list[dict[str, Any]]:
     """Send requests to the processes in turn, with a limit of concurrent ones; each must be answered 200."""
     turns = asyncio.Semaphore(at_a_time)
@@ -83,4 +83,4 @@ async def _send(
         assert phone in contact["phoneNumbers"]
         return contact
 
-    return await asyncio.gather(*(send(url, *one) for url, one in zip(cycle(urls), said, strict=False)))
+    return await asyncio.gather(*(send(url, *request) for url, request in zip(cycle(urls), requests, strict=False)))

@@ -18,7 +18,7 @@ from recon.identities.identify import Identify
 from recon.rules.clusters import Clusters, Contact, consolidate
 from recon.rules.identifiers import Identifiers
 from recon.rules.reconcile import decide
-from tests.harness.model import Model, Said
+from tests.harness.model import Model, Request
 
 # Few values, so that requests often share one.
 EMAILS = st.sampled_from([None, "a", "b", "c", "d", "e"])
@@ -27,9 +27,9 @@ SAID = st.tuples(EMAILS, PHONES).filter(any)
 BATCHES = st.lists(st.lists(SAID, min_size=1, max_size=8), min_size=1, max_size=8)
 
 
-def identifiers(said: Said) -> Identifiers:
+def identifiers(request: Request) -> Identifiers:
     """A request in canonical form."""
-    return Identifiers(said[0], said[1], said[1])
+    return Identifiers(request[0], request[1], request[1])
 
 
 class Table:
@@ -38,10 +38,10 @@ class Table:
     def __init__(self) -> None:
         self.rows: list[Contact] = []
 
-    def run(self, batch: list[Said]) -> list[Any]:
+    def run(self, batch: list[Request]) -> list[Any]:
         """Return the answers to a batch."""
         rows = [Contact(c.rank, c.id, c.linked_id, c.email, c.phone_number, c.phone_key) for c in self.rows]
-        plan = decide([identifiers(said) for said in batch], Clusters(rows))
+        plan = decide([identifiers(request) for request in batch], Clusters(rows))
         for contact, _ in plan.inserts:
             contact.id = contact.rank + 1
         self.rows += [
@@ -59,19 +59,19 @@ class Table:
 
 @settings(max_examples=500)
 @given(BATCHES)
-def test_the_rules_agree_with_the_model(batches: list[list[Said]]) -> None:
+def test_the_rules_agree_with_the_model(batches: list[list[Request]]) -> None:
     """Answers and rows are those of the model, which executes the requests one by one."""
     model, table = Model(), Table()
 
     for batch in batches:
-        assert table.run(batch) == [model.identify(said) for said in batch]
+        assert table.run(batch) == [model.identify(request) for request in batch]
 
     assert [(row.id, row.email, row.phone_number, row.linked_id) for row in table.rows] == model.table()
 
 
 @settings(max_examples=200)
 @given(st.lists(SAID, min_size=1, max_size=30))
-def test_repeating_adds_nothing(requests: list[Said]) -> None:
+def test_repeating_adds_nothing(requests: list[Request]) -> None:
     """I5, idempotence: after any history, each of its requests is known, alone and in one batch."""
     table = Table()
     table.run(requests)
@@ -81,8 +81,8 @@ def test_repeating_adds_nothing(requests: list[Said]) -> None:
 
     assert [(row.id, row.linked_id) for row in table.rows] == before
     clusters = Clusters(table.rows)
-    for said in requests:
-        known = clusters.knowing(identifiers(said))
+    for request in requests:
+        known = clusters.knowing(identifiers(request))
         assert known is not None
         assert consolidate(known.primary, known.contacts).primary_id == known.primary.id
 
@@ -91,7 +91,7 @@ def test_repeating_adds_nothing(requests: list[Said]) -> None:
 def test_the_database_agrees_with_the_model(form: str, database_url: str) -> None:
     """The same on PostgreSQL: in batches that the test makes, and one by one in both configurations."""
 
-    async def scenario(batches: list[list[Said]]) -> None:
+    async def scenario(batches: list[list[Request]]) -> None:
         model = Model()
         async with Database(database_url).opened() as database:
             identify = Identify(database, identify_response)
@@ -99,12 +99,12 @@ def test_the_database_agrees_with_the_model(form: str, database_url: str) -> Non
                 coalesced(identify, 100, Deadlines(5)) if form == "coalesced" else plain(identify, 100, Deadlines(5), 4)
             )
             for batch in batches:
-                requests = [identifiers(said) for said in batch]
+                requests = [identifiers(request) for request in batch]
                 if form == "batches":
                     answers = await identify.write(partial(list, requests))
                 else:
                     answers = [await one(request) for request in requests]
-                expected = [model.identify(said) for said in batch]
+                expected = [model.identify(request) for request in batch]
                 assert [_parsed(answer) for answer in answers] == expected
                 # Now the read pass knows all identifiers, and every request gets the latest state.
                 known = await identify.read(partial(list, requests))
@@ -114,7 +114,7 @@ def test_the_database_agrees_with_the_model(form: str, database_url: str) -> Non
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(BATCHES)
-    def holds(batches: list[list[Said]]) -> None:
+    def holds(batches: list[list[Request]]) -> None:
         asyncio.run(scenario(batches))
 
     holds()

@@ -16,7 +16,7 @@ from recon.rules.identifiers import Identifiers
 from recon.settings import DatabaseSettings
 from recon.sql import contacts as sql
 from tests.harness.databases import fetch
-from tests.harness.races import RACES, Said
+from tests.harness.races import RACES, Request
 
 AT_ONCE = 8
 
@@ -41,28 +41,28 @@ class AllHaveRead:
 
 
 async def _run(
-    url: str, isolation: str, at_once: list[Said], before: list[Said], monkeypatch: pytest.MonkeyPatch
+    url: str, isolation: str, at_once: list[Request], before: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> list[Any]:
     """Run requests that all read before any of them writes, each in its own transaction; return the outcomes."""
     async with Database(
         url, DatabaseSettings(pool_size=len(at_once) + 1, writer_lane=False, isolation=isolation)
     ).opened() as database:
         identify = Identify(database, identify_response)
-        for said in before:
-            await identify.write(partial(list, [_identifiers(said)]))
+        for request in before:
+            await identify.write(partial(list, [_identifiers(request)]))
         # Without FOR UPDATE, which would already order some of them: this test is about SERIALIZABLE.
         monkeypatch.setattr(sql, "lock_clusters", AllHaveRead(len(at_once), sql.FETCH_CLUSTERS))
         return await asyncio.gather(
-            *(identify.write(partial(list, [_identifiers(said)])) for said in at_once), return_exceptions=True
+            *(identify.write(partial(list, [_identifiers(request)])) for request in at_once), return_exceptions=True
         )
 
 
-def _identifiers(said: Said) -> Identifiers:
-    email, phone = said
+def _identifiers(request: Request) -> Identifiers:
+    email, phone = request
     return Identifiers(email, phone, phone)
 
 
-async def _clusters(url: str) -> list[tuple[int, list[Said]]]:
+async def _clusters(url: str) -> list[tuple[int, list[Request]]]:
     """Return every cluster in the table: its number of primaries, and the identifiers of its rows."""
     rows = await fetch(url, "SELECT id, coalesce(linked_id, id) AS root, email, phone_number FROM contact ORDER BY id")
     clusters: dict[int, list[asyncpg.Record]] = {}

@@ -104,7 +104,7 @@ def test_every_label_of_the_plot_can_be_read() -> None:
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
 
-    overlapping = [(one, other) for (one, box), (other, box_2) in combinations(boxes, 2) if box.overlaps(box_2)]
+    overlapping = [(text, other) for (text, box), (other, box_2) in combinations(boxes, 2) if box.overlaps(box_2)]
     assert overlapping == []
     drawn, picture = figure.get_tightbbox(), figure.bbox_inches
     assert drawn.x0 >= 0 <= drawn.y0

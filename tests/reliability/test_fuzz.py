@@ -39,7 +39,7 @@ BOUND = 20  # seconds within which everything must be answered or closed, even o
 pytestmark = pytest.mark.timeout(120 + 2 * SECONDS)
 
 
-def said(what: str) -> None:
+def report(what: str) -> None:
     """Print a line of progress, which `make fuzz` shows."""
     print(f"fuzz: {what}", flush=True)  # noqa: T201 (pytest keeps it, unless it is told not to)
 
@@ -87,7 +87,7 @@ def test_the_api(start_recon: StartRecon, database_url: str, tmp_path: Path) -> 
     )
     assert tried["operations"]["tested"] == tried["operations"]["total"]
     assert_untroubled(process, database_url)
-    said(f"/openapi.json: inputs tried: {tried['test_cases']['generated']}")
+    report(f"/openapi.json: inputs tried: {tried['test_cases']['generated']}")
 
 
 # The socket
@@ -271,7 +271,7 @@ def test_the_socket(start_recon: StartRecon, database_url: str) -> None:
 
             try_()
             statuses = dict(sorted(attack.statuses.items()))
-            said(f"the socket: inputs tried: {attack.tried}; answers by status: {statuses}")
+            report(f"the socket: inputs tried: {attack.tried}; answers by status: {statuses}")
 
         for number in itertools.count():
             one_round(number)

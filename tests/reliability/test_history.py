@@ -21,7 +21,7 @@ from recon.identities.identify import Answer, Identify, Requests
 from recon.rules.identifiers import Identifiers
 from recon.settings import Settings
 from recon.sql import contacts as sql
-from tests.harness.exchanges import Exchange, History, Outcome, Said
+from tests.harness.exchanges import Exchange, History, Outcome, Request
 from tests.harness.history import CONTACTS, Contact, check, contacts
 from tests.harness.processes import recon_processes
 from tests.harness.races import RACES
@@ -66,7 +66,7 @@ async def test_a_run_races(run: Run) -> None:
     """Requests about the same people overlap, and people are merged."""
     acknowledged = run.history.of(Outcome.ACKNOWLEDGED)
     overlapping = sum(
-        later.started < earlier.ended and not {*earlier.said.names}.isdisjoint(later.said.names)
+        later.started < earlier.ended and not {*earlier.request.names}.isdisjoint(later.request.names)
         for earlier, later in pairwise(acknowledged)
     )
 
@@ -80,7 +80,7 @@ async def test_what_was_not_answered_has_happened_or_not(run: Run) -> None:
         replace(each, outcome=Outcome.UNKNOWN, body=b"") if each.status == 200 and each.number % 3 == 0 else each
         for each in run.history.exchanges
     ]
-    nobody = [Exchange(-n, 0, "", Said(f"nobody{n}", f"{n}"), exchanges[0].started) for n in range(1, 9)]
+    nobody = [Exchange(-n, 0, "", Request(f"nobody{n}", f"{n}"), exchanges[0].started) for n in range(1, 9)]
 
     assert check(History([*nobody, *exchanges]), await contacts(run.database_url)) == []
 
@@ -166,7 +166,7 @@ def _places(history: History, rows: list[Contact]) -> dict[str, Any]:
         "root": extension["linked_id"],
         "alone": alone,
         "other": other,
-        "refused": refused.said.email,
+        "refused": refused.request.email,
     }
 
 
@@ -214,15 +214,15 @@ async def test_altered_answers_are_found(name: str, run: Run) -> None:
 def _asked_twice(history: History) -> tuple[Exchange, Exchange]:
     """Find two equal requests, and between them a request that started after the first and ended before the second."""
     acknowledged = history.of(Outcome.ACKNOWLEDGED)
-    first: dict[tuple[str, ...], Exchange] = {}  # by what was said
+    first: dict[tuple[str, ...], Exchange] = {}  # by its identifiers
     sent: dict[str, Exchange] = {}  # by identifier
     news: dict[bytes, Exchange] = {}  # by answer
     for exchange in history.exchanges:
-        for name in exchange.said.names:
+        for name in exchange.request.names:
             if sent.setdefault(name, exchange) is exchange:
                 news[exchange.body] = exchange
     for exchange in acknowledged:
-        earlier, between = first.setdefault(exchange.said.names, exchange), news.get(exchange.body, exchange)
+        earlier, between = first.setdefault(exchange.request.names, exchange), news.get(exchange.body, exchange)
         if earlier.ended < between.started and between.ended < exchange.started:
             return earlier, exchange
     raise AssertionError("a run in which nobody came again")
@@ -340,9 +340,9 @@ async def _race(name: str, isolation: str, url: str, patch: pytest.MonkeyPatch) 
     race = RACES[name](AT_ONCE)
     patch.setattr("recon.app.Database", lambda url, settings: Database(url, replace(settings, isolation=isolation)))
     async with two_recons(url, coalesce=False, writer_lane=False) as urls:
-        before = await drive(urls, said=[Said(*said) for said in race.before], clients=1)
+        before = await drive(urls, replay=[Request(*request) for request in race.before], clients=1)
         patch.setattr(sql, "lock_clusters", AllHaveRead(AT_ONCE, sql.FETCH_CLUSTERS))
-        at_once = await drive(urls, said=[Said(*said) for said in race.at_once], clients=AT_ONCE, patience=0)
+        at_once = await drive(urls, replay=[Request(*request) for request in race.at_once], clients=AT_ONCE, patience=0)
     history = History([*before.exchanges, *at_once.exchanges])
     return kinds(check(history, await contacts(url)))
 

@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.harness.exchanges import Exchange, History, Outcome, Said
+from tests.harness.exchanges import Exchange, History, Outcome, Request
 from tests.harness.history import check
 from tests.harness.model import Model
 
 # Few identifiers and few requests, so that all orders can be tried.
-SAID = st.tuples(st.sampled_from([None, "a", "b", "c"]), st.sampled_from([None, "1", "2", "3"])).filter(any)
+REQUESTS = st.tuples(st.sampled_from([None, "a", "b", "c"]), st.sampled_from([None, "1", "2", "3"])).filter(any)
 INTERVALS = st.tuples(st.integers(0, 8), st.integers(1, 8)).map(lambda drawn: (drawn[0], drawn[0] + drawn[1] + 0.5))
 
 
@@ -20,10 +20,11 @@ INTERVALS = st.tuples(st.integers(0, 8), st.integers(1, 8)).map(lambda drawn: (d
 def runs(draw: st.DrawFn) -> tuple[list[Exchange], list[dict[str, Any]]]:
     """Overlapping exchanges, with the answers of one order of the requests or of two, and the rows of the first one."""
     outcomes = draw(st.sampled_from(["A", "AAU"]))
-    drawn = draw(st.lists(st.tuples(SAID, INTERVALS, st.sampled_from(outcomes)), min_size=1, max_size=5))
+    drawn = draw(st.lists(st.tuples(REQUESTS, INTERVALS, st.sampled_from(outcomes)), min_size=1, max_size=5))
+    known = {"A": Outcome.ACKNOWLEDGED, "U": Outcome.UNKNOWN}
     exchanges = [
-        Exchange(number, 0, "", Said(*said), *interval, Outcome.ACKNOWLEDGED if outcome == "A" else Outcome.UNKNOWN)
-        for number, (said, interval, outcome) in enumerate(drawn)
+        Exchange(number, 0, "", Request(*request), *interval, known[outcome])
+        for number, (request, interval, outcome) in enumerate(drawn)
     ]
     happened = [each for each in exchanges if each.outcome is Outcome.ACKNOWLEDGED or draw(st.booleans())]
     moments = {
@@ -43,7 +44,7 @@ def serial(
 ) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
     """Return the model's answers and rows for an order of requests, with the ids of the rows in `like`."""
     model = Model()
-    answers: dict[int, Any] = {each.number: model.identify((each.said.email, each.said.phone)) for each in order}
+    answers: dict[int, Any] = {each.number: model.identify((each.request.email, each.request.phone)) for each in order}
     pairs = [row[1:] for row in model.rows]
     ids = {(row["email"], row["phone_number"]): row["id"] for row in like or []}
     renamed = {n: n if like is None else ids.get(pair, -n) for n, pair in enumerate(pairs, start=1)}

@@ -21,8 +21,8 @@ from tests.harness.processes import Process
 JSON = {"Content-Type": "application/json"}
 
 
-class Said:
-    """Everything that may be found nowhere, made up for this run so that nothing looks like it by chance."""
+class Hidden:
+    """The values that no output may contain: random, so that no output contains them by chance."""
 
     def __init__(self) -> None:
         self.emails = [f"{secrets.token_hex(8)}@{secrets.token_hex(4)}.example" for _ in range(12)]
@@ -63,45 +63,45 @@ def test_nothing_leaks(workers: str, by_file: bool, database_url: str, server_ur
     With the keys in a variable and the password in the URL, and with the keys in a file and the password in
     PGPASSWORD; the log level is the lowest.
     """
-    said = Said()
+    hidden = Hidden()
     env = os.environ | {"PYTHONASYNCIODEBUG": "1", "RECON_LOG_LEVEL": "debug", "RECON_WORKERS": workers}
-    with _role(server_url, said.password) as user:
+    with _role(server_url, hidden.password) as user:
         if by_file:
             keys = tmp_path / "keys"
-            keys.write_text("\n".join(said.lines))
-            env |= {"RECON_API_KEYS_FILE": str(keys), "PGPASSWORD": said.password}
+            keys.write_text("\n".join(hidden.lines))
+            env |= {"RECON_API_KEYS_FILE": str(keys), "PGPASSWORD": hidden.password}
             env |= {"RECON_DATABASE_URL": _as(database_url, user)}
         else:
-            secrets_too = f"shop:identify:{said.shop}, watch:read:{said.watch}"
-            env |= {"RECON_API_KEYS": secrets_too, "RECON_DATABASE_URL": _as(database_url, f"{user}:{said.password}")}
+            variable = f"shop:identify:{hidden.shop}, watch:read:{hidden.watch}"
+            env |= {"RECON_API_KEYS": variable, "RECON_DATABASE_URL": _as(database_url, f"{user}:{hidden.password}")}
         with (tmp_path / "stdout").open("wb") as stdout:
             process = Process([], tmp_path / "log", env=env, stdout=stdout)
         try:
             process.wait_until_ready()
-            seen, answered = asyncio.run(_everything(process, said, database_url, server_url))
+            seen, answered = asyncio.run(_everything(process, hidden, database_url, server_url))
             titles = "".join(_titles(process.popen.pid))
         finally:
             process.stop()
 
     # Check that the search finds secrets that are there, and that every status occurred.
-    assert len(said.leaks(answered)) >= 4
+    assert len(hidden.leaks(answered)) >= 4
     assert {200, 400, 401, 403, 404, 405, 413, 415, 417, 500, 503} <= set(seen)
     assert "recon" in titles
     assert '"key": "shop"' in process.log
     assert "CheckViolationError" in process.log
     for status, texts in seen.items():
         for text in texts:
-            assert said.leaks(text) == [], status
+            assert hidden.leaks(text) == [], status
     for text in (process.log, (tmp_path / "stdout").read_text(), titles):
-        assert said.leaks(text) == []
+        assert hidden.leaks(text) == []
 
 
-async def _everything(process: Process, said: Said, url: str, server_url: str) -> tuple[dict[int, list[str]], str]:
+async def _everything(process: Process, hidden: Hidden, url: str, server_url: str) -> tuple[dict[int, list[str]], str]:
     """Send requests of every kind; return the outputs that must have no secrets, by status, and the valid answers."""
     seen: dict[int, list[str]] = {}
     good = ""
-    await execute(url, f"ALTER TABLE contact ADD CONSTRAINT made_up CHECK (email <> '{said.emails[11]}')")
-    shop = {"Authorization": f"Bearer {said.shop}"}
+    await execute(url, f"ALTER TABLE contact ADD CONSTRAINT made_up CHECK (email <> '{hidden.emails[11]}')")
+    shop = {"Authorization": f"Bearer {hidden.shop}"}
     async with aiohttp.ClientSession(process.url, connector=aiohttp.TCPConnector(force_close=True)) as http:
 
         async def ask(method: str, path: str, **how: Any) -> int:
@@ -114,33 +114,33 @@ async def _everything(process: Process, said: Said, url: str, server_url: str) -
                 good += body if is_answer else ""
                 return response.status
 
-        for how in _requests(said):
+        for how in _requests(hidden):
             await ask(**({"method": "POST", "path": "/identify"} | how))
-        for rubbish in _rubbish(said):
+        for rubbish in _rubbish(hidden):
             for answer in await _raw(process.port, rubbish):
                 seen.setdefault(400, []).append(answer)
 
         name = urlsplit(url).path[1:]
         gone = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
         await execute(server_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false", gone)
-        for body in ({"email": said.emails[9]}, {"email": said.emails[0], "phoneNumber": said.phones[9]}):
+        for body in ({"email": hidden.emails[9]}, {"email": hidden.emails[0], "phoneNumber": hidden.phones[9]}):
             assert await ask("POST", "/identify", json=body, headers=shop) == 503
         await ask("GET", "/readyz")
         await execute(server_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-        assert await ask("POST", "/identify", json={"email": said.emails[0]}, headers=shop) == 200
-        assert await ask("GET", "/metrics", headers={"Authorization": f"Bearer {said.watch}"}) == 200
+        assert await ask("POST", "/identify", json={"email": hidden.emails[0]}, headers=shop) == 200
+        assert await ask("GET", "/metrics", headers={"Authorization": f"Bearer {hidden.watch}"}) == 200
     return seen, good
 
 
-def _requests(said: Said) -> Iterable[dict[str, Any]]:
-    email, phone = iter(said.emails), iter(said.phones)
-    shop = {"Authorization": f"Bearer {said.shop}"}
+def _requests(hidden: Hidden) -> Iterable[dict[str, Any]]:
+    email, phone = iter(hidden.emails), iter(hidden.phones)
+    shop = {"Authorization": f"Bearer {hidden.shop}"}
     one, number = next(email), next(phone)
     good = {"email": one, "phoneNumber": number}
     # Valid requests, a merge too.
     yield {"json": good, "headers": shop}
     yield {"json": {"email": next(email), "phoneNumber": int(next(phone))}, "headers": shop}
-    yield {"json": {"email": one.upper(), "phoneNumber": said.phones[1]}, "headers": shop}
+    yield {"json": {"email": one.upper(), "phoneNumber": hidden.phones[1]}, "headers": shop}
     # Invalid requests.
     for body in (
         f'{{"email": "{next(email)}\\u0000"}}',
@@ -148,23 +148,24 @@ def _requests(said: Said) -> Iterable[dict[str, Any]]:
         f'{{"phoneNumber": -{next(phone)}}}',
         f'{{"{next(email)}": "{next(phone)}"}}',
         f'{{"email": {next(email)}, NaN}}',
-        f"{next(email)} {said.shop}",
+        f"{next(email)} {hidden.shop}",
         f'{{"email": "{one * 20}"}}',
         f'{{"email": "{one}", "other": "{"x" * 100_000}"}}',
     ):
         yield {"data": body, "headers": shop | JSON}
     yield {"data": f"email={one}", "headers": shop | {"Content-Type": "application/x-www-form-urlencoded"}}
-    yield {"data": one, "headers": shop | {"Content-Type": f"text/{said.emails[7].partition('@')[0]}"}}
+    yield {"data": one, "headers": shop | {"Content-Type": f"text/{hidden.emails[7].partition('@')[0]}"}}
     yield {"data": one, "headers": shop | JSON | {"Content-Encoding": "gzip"}}
     # A request whose statement fails; PostgreSQL's error quotes the whole row.
-    yield {"json": {"email": said.emails[11], "phoneNumber": said.phones[11]}, "headers": shop}
+    yield {"json": {"email": hidden.emails[11], "phoneNumber": hidden.phones[11]}, "headers": shop}
     # Requests without access.
-    for value in (f"Bearer {said.unknown}", f"Bearer {said.watch}", f"Basic {said.shop}", said.shop, f"Bearer {one}"):
+    bearers = [f"Bearer {each}" for each in (hidden.unknown, hidden.watch, one)]
+    for value in (*bearers, f"Basic {hidden.shop}", hidden.shop):
         yield {"json": good, "headers": {"Authorization": value}}
-    yield {"json": good, "headers": {"X-API-Key": said.shop, "Cookie": f"key={said.shop}"}}
+    yield {"json": good, "headers": {"X-API-Key": hidden.shop, "Cookie": f"key={hidden.shop}"}}
     yield {"method": "GET", "path": "/metrics", "headers": shop}
     # The secrets in every place other than the body or the header in which they belong.
-    for word in (one, number, f"+{number}", said.shop, said.unknown):
+    for word in (one, number, f"+{number}", hidden.shop, hidden.unknown):
         yield {"method": "GET", "path": f"/{word}"}
         yield {"method": "GET", "path": f"/docs/{quote(word)}/"}
         yield {"method": "GET", "path": f"/healthz?x={word}&{word}"}
@@ -178,9 +179,9 @@ def _requests(said: Said) -> Iterable[dict[str, Any]]:
     yield {"method": "DELETE", "path": f"/identify?phoneNumber={number}", "headers": shop}
 
 
-def _rubbish(said: Said) -> Iterable[bytes]:
-    one, number = said.emails[10].encode(), said.phones[10].encode()
-    key = said.shop.encode()
+def _rubbish(hidden: Hidden) -> Iterable[bytes]:
+    one, number = hidden.emails[10].encode(), hidden.phones[10].encode()
+    key = hidden.shop.encode()
     yield one + b"\r\n\r\n"
     yield b"GET /" + one + b" HTTP/9.9.9\r\n\r\n"
     yield b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization Bearer " + key + b"\r\n\r\n"

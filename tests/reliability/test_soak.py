@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from recon.settings import Settings
 from tests.harness.reliability_page import FIGURES, PAGE, ROOT, page
 from tests.harness.soak import tried
-from tests.reliability.test_fuzz import said
+from tests.reliability.test_fuzz import report
 
 PAGE_TEXT = PAGE.read_text()
 
@@ -39,8 +39,8 @@ def test_a_short_soak() -> None:
 
 def test_what_the_fuzz_has_tried_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     """The soak parses the lines of the fuzzing."""
-    said("the socket: inputs tried: 12; answers by status: {}")
-    said("the socket: inputs tried: 34; answers by status: {}")
+    report("the socket: inputs tried: 12; answers by status: {}")
+    report("the socket: inputs tried: 34; answers by status: {}")
 
     assert tried(capsys.readouterr().out) == {"the socket": 34}
 
@@ -85,10 +85,10 @@ def test_the_pages_metrics() -> None:
 
 def test_the_pages_time_limits() -> None:
     """The page gives the defaults of the settings."""
-    said_defaults = re.findall(r"`--([a-z-]+)`(?: \(| \| )(\d+) s", PAGE_TEXT)
+    defaults = re.findall(r"`--([a-z-]+)`(?: \(| \| )(\d+) s", PAGE_TEXT)
 
-    assert len(said_defaults) >= 5
-    for option, seconds in said_defaults:
+    assert len(defaults) >= 5
+    for option, seconds in defaults:
         assert Settings.model_fields[option.replace("-", "_")].default == int(seconds), option
 
 
