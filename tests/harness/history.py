@@ -236,7 +236,7 @@ def _wrong_answers(table: _Table, answers: list[_Answer]) -> Iterator[str]:
 
 
 def _skipping_answers(table: _Table, answers: list[_Answer]) -> Iterator[str]:
-    """Find answers that have a row but lack the row that it was added to, or one that was added to it before."""
+    """Find answers that have a row but lack the row that it was added to, or one added to their rows before it."""
     for answer in answers:
         ids = {row_id for row_id in answer.ids if row_id in table.by_id}
         root = min((table.by_id[row_id]["linked_id"] or row_id for row_id in ids), default=0)
