@@ -31,9 +31,10 @@ test: .venv/dev  ## Run the whole test suite on a real PostgreSQL
 	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
 # No fault injection, no browser, few processes.
-QUICK := tests/rules tests/sql tests/api tests/identities/test_batching.py \
-	tests/identities/test_races_shown.py tests/database/test_transactions.py tests/cli/test_options.py \
-	$(patsubst %,tests/http/test_%.py,access endpoints errors responses) $(patsubst %,tests/test_%.py,dsn logs) \
+QUICK := tests/rules tests/sql tests/api tests/cli/test_options.py \
+	$(patsubst %,tests/identities/test_%.py,batching races_shown row_queues) \
+	$(patsubst %,tests/database/test_%.py,schema transactions) \
+	$(patsubst %,tests/http/test_%.py,access endpoints errors raw_requests responses) $(patsubst %,tests/test_%.py,dsn logs) \
 	tests/project/test_layers.py
 quick: .venv/dev  ## Run the tests that need less than a minute, on the embedded PostgreSQL
 	RECON_TEST_POSTGRES=embedded $(BIN)/python -m pytest $(PARALLEL) $(QUICK)

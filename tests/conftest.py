@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from aiohttp.test_utils import TestClient
 
 from recon.app import create_app
@@ -21,6 +22,7 @@ from recon.database.definitions import SCHEMA
 from recon.settings import Settings
 from tests.harness.databases import at_database, execute
 from tests.harness.processes import MakeClient, StartRecon, recon_processes
+from tests.harness.storm import many_files
 
 # Each of the processes that run the tests has its own template; they may share a server.
 TEMPLATE = f"recon_template_{os.getpid()}"
@@ -165,6 +167,24 @@ def make_client(aiohttp_client: Any, database_url: str) -> MakeClient:
 async def client(make_client: MakeClient) -> "TestClient[Any, Any]":
     """A client of recon with its default settings."""
     return await make_client()
+
+
+@pytest.fixture
+def files() -> Iterator[int]:
+    """Let this process, the client of all, open as many files as it may; so many."""
+    with many_files() as count:
+        yield count
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The options for a certificate of this machine."""
+    folder = tmp_path_factory.mktemp("tls")
+    issued = trustme.CA().issue_cert("127.0.0.1", "localhost")
+    issued.private_key_pem.write_to_path(str(folder / "key.pem"))
+    (folder / "key.pem").chmod(0o600)
+    issued.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+    return ["--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem")]
 
 
 @pytest.fixture

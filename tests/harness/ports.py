@@ -1,5 +1,6 @@
 """TCP ports that no other test of this machine uses."""
 
+import asyncio
 import fcntl
 import os
 import secrets
@@ -31,3 +32,13 @@ def free_port() -> int:
             _reserved.append(lock)
             return port
         lock.close()
+
+
+async def refuses(port: int) -> bool:
+    """Whether nothing accepts connections on the port."""
+    try:
+        _, writer = await asyncio.open_connection(HOST, port)
+    except OSError:
+        return True
+    writer.close()
+    return False

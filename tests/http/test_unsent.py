@@ -14,7 +14,7 @@ from recon.http.responses import HEADERS, JsonResponse
 from recon.http.unsent import Sender, Unsent
 from recon.server.protocol import Connection, Limits
 from tests.harness.processes import StartRecon
-from tests.server.test_protocol import GET, tls, trusting_everybody, until_serving  # noqa: F401 (tls is a fixture)
+from tests.server.test_protocol import GET, trusting_everybody, until_serving
 
 KB = 1024
 MB = 1024 * KB
@@ -44,7 +44,7 @@ async def test_clients_that_never_read(
     secure: bool,
     start_recon: StartRecon,
     database_url: str,
-    tls: list[str],  # noqa: F811
+    tls: list[str],
 ) -> None:
     """The data for clients that never read is bounded; meanwhile clients that read get every answer."""
     options = ["--database-url", database_url, "--max-unsent", str(32 * MB)]

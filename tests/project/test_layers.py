@@ -10,7 +10,7 @@ from tests.harness import ROOT
 
 MODULES = {
     str(path.relative_to(ROOT)): path.read_text()
-    for folder in ("recon", "bench")
+    for folder in ("recon", "bench", "tests")
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
 LONGEST = 400  # lines; a longer module is split by noun

@@ -1,6 +1,5 @@
-"""One connection, from its acceptance on: handshakes, heads without end, requests in parts, offers to upgrade."""
+"""One connection, from its acceptance on: heads without end, requests in parts, offers to upgrade."""
 
-import ast
 import asyncio
 import itertools
 import json
@@ -8,22 +7,14 @@ import re
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import psutil
 import pytest
-import trustme
-from aiohttp import web
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.test_utils import make_mocked_request
 
-from tests.harness import ROOT
 from tests.harness.processes import Process, StartRecon, everything, recon_processes
-from tests.harness.storm import idle_connections, many_files, probe
+from tests.harness.storm import probe
 
 MB = 1024 * 1024
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -31,17 +22,6 @@ GET = HEAD + b"\r\n"
 POST = b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BODY = b'{"email": "a@shop.example"}'
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The options for a certificate of this machine."""
-    folder = tmp_path_factory.mktemp("tls")
-    issued = trustme.CA().issue_cert("127.0.0.1", "localhost")
-    issued.private_key_pem.write_to_path(str(folder / "key.pem"))
-    (folder / "key.pem").chmod(0o600)
-    issued.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
-    return ["--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem")]
 
 
 async def until_serving(process: Process) -> None:
@@ -52,72 +32,9 @@ async def until_serving(process: Process) -> None:
             await asyncio.sleep(0.02)
 
 
-def descriptors(process: Process) -> int:
-    """How many files the process and its workers have open."""
-    family = [psutil.Process(process.popen.pid), *psutil.Process(process.popen.pid).children()]
-    return sum(each.num_fds() for each in family)
-
-
 def descriptors_of(process: Process) -> list[Path]:
     """The links to what the process has open."""
     return list(Path(f"/proc/{process.popen.pid}/fd").iterdir())
-
-
-@pytest.fixture
-def files() -> Iterator[int]:
-    """Let this process open as many files as it may."""
-    with many_files() as count:
-        yield count
-
-
-@pytest.mark.usefixtures("files")
-@pytest.mark.parametrize("workers", ["1", "2"])
-async def test_connections_without_a_handshake(
-    workers: str, start_recon: StartRecon, database_url: str, tls: list[str]
-) -> None:
-    """Connections that never begin the TLS handshake count: past the limit they are closed at once."""
-    options = ["--database-url", database_url, "--max-connections", "100", "--workers", workers]
-    process = start_recon(*options, *tls, ready=False)
-    await until_serving(process)
-    with idle_connections(process.port, 1500) as connections:
-        closed = 0
-        for each in connections:
-            each.setblocking(False)
-        async with asyncio.timeout(10):
-            while closed < 1500 - 100 * int(workers):
-                closed = sum(_is_closed(each) for each in connections)
-                await asyncio.sleep(0.05)
-        assert descriptors(process) < 200 * int(workers)
-        assert closed < 1500
-
-
-def _is_closed(connection: socket.socket) -> bool:
-    try:
-        return connection.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
-async def test_a_handshake_that_never_begins(start_recon: StartRecon, database_url: str, tls: list[str]) -> None:
-    """The TLS handshake has the time of a head; a client that begins it is served meanwhile."""
-    process = start_recon("--database-url", database_url, "--head-timeout", "1", *tls, ready=False)
-    await until_serving(process)
-
-    async with asyncio.timeout(10):
-        answers = await asyncio.gather(*(_received(process.port, sent) for sent in (b"", b"\x16", b"\x16\x03\x01\x02")))
-
-    assert answers == [b""] * 3
-
-
-async def _received(port: int, sent: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(sent)
-    try:
-        return await everything(reader)
-    finally:
-        writer.close()
 
 
 @pytest.mark.parametrize("tls_on", [False, True], ids=["http", "https"])
@@ -417,65 +334,3 @@ async def test_a_newcomer_among_many(start_recon: StartRecon, database_url: str)
         status, _ = await probe(process.port)
         assert status == 200
     assert max(count for name, count in listening.items() if name.name.startswith("socket:")) == 8
-
-
-# What recon uses of aiohttp that aiohttp does not promise, by class: all of it.
-PRIVATE = {
-    web.RequestHandler: {"_current_request", "_messages", "_request_count"},
-    BaseProtocol: {"_loop", "_reading_paused", "_upgraded"},
-    web.AppRunner: {"_make_server"},
-    web.BaseRequest: {"_client_max_size"},
-    web.StreamResponse: {"_keep_alive"},
-}
-
-
-def test_what_aiohttp_does_not_promise() -> None:
-    """Every private attribute of aiohttp in use is named here, and is there; so pyproject.toml allows one version."""
-    for owner, names in PRIVATE.items():
-        for name in names:
-            assert hasattr(owner, name) or name in {"_keep_alive", "_client_max_size"}, (owner, name)
-    assert make_mocked_request("GET", "/", client_max_size=7)._client_max_size == 7
-    assert "_keep_alive" in web.StreamResponse.__dict__ or web.StreamResponse()._keep_alive is None
-    assert _used() == set().union(*PRIVATE.values())
-    version = aiohttp.__version__.rpartition(".")[0]
-    major, minor = version.split(".")
-    project = (ROOT / "pyproject.toml").read_text()
-    assert f'"aiohttp>={version},<{major}.{int(minor) + 1}"' in project
-
-
-def _used() -> set[str]:
-    """The private attributes that recon's modules take from objects of a class that is not their own."""
-    used = set()
-    for path in (ROOT / "recon").rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        if not any(
-            isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aiohttp") for node in tree.body
-        ):
-            continue
-        own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-        own -= {"_make_server"}
-        own |= {
-            target.attr
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign)
-            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-            if isinstance(target, ast.Attribute)
-        } - {"_keep_alive", "_client_max_size"}
-        slots = {
-            each.value
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Assign)
-            and any(isinstance(it, ast.Name) and it.id == "__slots__" for it in node.targets)
-            for each in ast.walk(node.value)
-            if isinstance(each, ast.Constant)
-        }
-        used |= (
-            {
-                node.attr
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
-            }
-            - own
-            - slots
-        )
-    return used
