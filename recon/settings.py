@@ -185,7 +185,9 @@ class Settings(BaseSettings):
     )
     body_timeout: Seconds = Field(10, description="Seconds for a client to send a request's body; then it gets a 408.")
     send_timeout: Seconds = Field(
-        30, description="Seconds for a client to read its answer; then recon closes the connection."
+        30,
+        description="Seconds for a client to read its answer or, if that is streamed, the next part of it; then recon "
+        "closes the connection.",
     )
     keepalive_timeout: Seconds = Field(
         75,
@@ -208,7 +210,8 @@ class Settings(BaseSettings):
         8,
         ge=0,
         le=_LONGEST,
-        description="Seconds that requests in progress have to finish after SIGTERM; container engines kill after ten.",
+        description="Seconds that requests in progress have to finish after SIGTERM and a second of connection "
+        "draining; streamed responses are aborted after that second. Container engines kill after ten.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level to log: debug logs every request, info those that failed."
