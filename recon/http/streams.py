@@ -38,7 +38,7 @@ class Streams:
                 self._lifetimes.add(lifetime)
                 if isinstance(request.protocol, Sender):
                     request.protocol.on_lost = partial(self._stop, lifetime)
-                response = await handler(request)
+                return await self._sent(request, await handler(request))
         except TimeoutError:
             if not lifetime.expired():
                 raise
@@ -49,8 +49,18 @@ class Streams:
             self._lifetimes.discard(lifetime)
             if isinstance(request.protocol, Sender):
                 request.protocol.on_lost = None
+
+    async def _sent(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        """Send what the handler has left to aiohttp, such as a body that is an async iterator.
+
+        aiohttp would send it after the handler: not counted, not cut, and an error would be neither logged nor counted.
+        """
         if request.writer.output_size > 0 and not response.prepared:
             raise RuntimeError("the handler began a response and returned another")
+        if self._closing.is_set():
+            response.force_close()
+        await response.prepare(request)  # these two do nothing for a response that was sent
+        await response.write_eof()
         return response
 
     def cut(self) -> None:

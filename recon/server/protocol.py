@@ -11,6 +11,7 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 
+from recon import metrics
 from recon.background import run_once
 from recon.http.problems import problem, problem_of_http
 from recon.http.responses import SERVER, unsupported_encoding
@@ -270,6 +271,13 @@ class Connection(Sender):
         response.headers["Server"] = SERVER
         response.force_close()
         return response
+
+    def log_exception(self, *_: Any, exc_info: BaseException | None = None) -> None:
+        """Log and count a response that failed while aiohttp sent it, after its handler had returned it."""
+        metrics.count_abort("unknown", "error")  # aiohttp does not say for which request
+        if failures.may_be_logged():
+            log.error("a response was aborted", exc_info=exc_info, extra=failures.left_out())
+        self.abort()  # or the end of the connection would look like that of a body without a length
 
     def _problem(self, status: int, exc: BaseException | None) -> web.Response:
         if self._refused is not None:

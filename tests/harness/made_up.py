@@ -54,6 +54,11 @@ async def lines(request: web.Request) -> web.StreamResponse:
     return await stream(request, _parts(request), "application/x-ndjson")
 
 
+async def body(request: web.Request) -> web.StreamResponse:
+    """Lines as well, which aiohttp would send after the handler."""
+    return web.Response(body=_parts(request), content_type="application/x-ndjson")
+
+
 async def _much(request: web.Request) -> AsyncGenerator[bytes, None]:
     for _ in range(int(request.query["megabytes"]) * 16):
         yield b"x" * 65_535 + b"\n"
@@ -112,6 +117,8 @@ ENDPOINTS = [
         stream=True,
     ),
     Endpoint("POST", "/lines", lines, stream=True),
+    Endpoint("GET", "/body", body, stream=True),
+    Endpoint("GET", "/body-of-no-stream", body),
     Endpoint("GET", "/much", much, stream=True),
     Endpoint("GET", "/by-hand", by_hand, stream=True),
     Endpoint("GET", "/twice", twice, stream=True),

@@ -120,13 +120,18 @@ async def test_the_headers_of_other_responses(path: str, process: Process) -> No
     assert headers["Access-Control-Allow-Origin"] == SHOP
 
 
+@pytest.mark.parametrize("path", ["/lines", "/body"])
 @pytest.mark.parametrize("error", ERRORS)
-async def test_an_error_in_the_middle(error: str, process: Process) -> None:
-    """The response ends without a last chunk and without a second status line; it is logged and counted."""
-    key = ("recon_http_responses_aborted_total", "error", "/lines")
+async def test_an_error_in_the_middle(error: str, path: str, process: Process) -> None:
+    """The response ends without its last chunk and without a second status line; it is logged and counted.
+
+    So it is also if the handler has returned its response, whose body aiohttp would send.
+    """
+    key = ("recon_http_responses_aborted_total", "error", path)
+    request_id = f"middle-{error}-{path[1:]}"
     before = (await _metrics(process)).get(key, 0)
 
-    async with _asked(process, f"/lines?then={error}", f"X-Request-ID: middle-{error}") as (reader, _):
+    async with _asked(process, f"{path}?then={error}", f"X-Request-ID: {request_id}") as (reader, _):
         received = await reader.read()
 
     head, _, body = received.partition(b"\r\n\r\n")
@@ -134,10 +139,29 @@ async def test_an_error_in_the_middle(error: str, process: Process) -> None:
     assert body == 3 * CHUNK
     after = await _until(process, lambda samples: samples.get(key, 0) > before)
     assert after[key] == before + 1
-    assert after["recon_http_streams", "/lines"] == 0
-    [event] = [event for event in process.events() if event.get("request_id") == f"middle-{error}"]
-    assert (event["event"], event["reason"]) == ("GET /lines was aborted", "error")
+    assert after["recon_http_streams", path] == 0
+    [event] = [event for event in process.events() if event.get("request_id") == request_id]
+    assert (event["event"], event["reason"]) == (f"GET {path} was aborted", "error")
     assert event["level"] == ("warning" if error == "unavailable" else "error")
+    assert "made_up.py" in event["where"]
+    assert "5550199" not in process.log
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_error_in_a_body_of_no_stream(version: str, process: Process) -> None:
+    """An endpoint that streams without `stream=True` fails after its handler: that is logged and counted, too."""
+    key = ("recon_http_responses_aborted_total", "error", "unknown")
+    before = (await _metrics(process)).get(key, 0)
+    logged = len(process.events())
+
+    async with _asked(process, "/body-of-no-stream?pause=0.1&then=bug", version=version) as (reader, _):
+        await _head(reader)
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+
+    assert (await _until(process, lambda samples: samples.get(key, 0) > before))[key] == before + 1
+    [event] = [event for event in process.events()[logged:] if event["level"] == "error"]
+    assert (event["event"], event["error"]) == ("a response was aborted", "ValueError")
     assert "made_up.py" in event["where"]
     assert "5550199" not in process.log
 
@@ -265,17 +289,18 @@ async def test_shutdown(workers: int, start_recon: StartRecon, database_url: str
     async with (
         _asked(process, "/lines?count=1&pause=0.7") as (ending, _),
         _asked(process, "/lines?count=1&then=hang") as (endless, _),
+        _asked(process, "/body?count=1&then=hang") as (body, _),
         _asked(process, "/lines?count=1&then=hang", version="1.0") as (old, _),
         _asked(process, "/lines?count=0&then=hang") as (silent, _),
     ):
-        for reader in (endless, ending):
+        for reader in (endless, body, ending):
             await reader.readuntil(CHUNK)
         await old.readuntil(LINE)
         process.popen.send_signal(signal.SIGTERM)
         started = time.monotonic()
 
         assert await ending.read() == LAST_CHUNK
-        assert await endless.read() == b""
+        assert await endless.read() == await body.read() == b""
         with pytest.raises(ConnectionResetError):
             await old.read()
         status, headers = await _head(silent)
@@ -283,8 +308,8 @@ async def test_shutdown(workers: int, start_recon: StartRecon, database_url: str
 
     assert await asyncio.to_thread(process.popen.wait, 15) == 0
     assert time.monotonic() - started < 10
-    aborted = [event for event in process.events() if event["event"] == "GET /lines was aborted"]
-    assert [(event["reason"], event["level"]) for event in aborted] == [("shutdown", "info")] * 2
+    aborted = [event for event in process.events() if event["event"].endswith(" was aborted")]
+    assert [(event["reason"], event["level"]) for event in aborted] == [("shutdown", "info")] * 3
     assert process.failures() == []
 
 
