@@ -68,8 +68,7 @@ def _roots(requests: Sequence[Identifiers], clusters: Clusters) -> list[set[int]
     """The rows that stand for the clusters that each request touches."""
     roots: defaultdict[Cluster, set[int]] = defaultdict(set)
     for cluster in clusters.all:
-        if cluster.root is not None:
-            roots[cluster.current()].add(cluster.root)
+        roots[cluster.current()].add(cluster.root)  # type: ignore[arg-type] # those of the table have a root
     return [{root for cluster in clusters.of(request) if cluster for root in roots[cluster]} for request in requests]
 
 

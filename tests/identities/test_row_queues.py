@@ -73,6 +73,42 @@ async def test_a_row_that_cannot_be_waited_for() -> None:
     assert back == [second]
 
 
+async def test_a_row_that_nobody_needs_any_more() -> None:
+    """When all requests that need a row have given up, no further transaction waits for it, and none goes back."""
+    waits, back, entry = 0, [], _entry(1)
+
+    async def wait(_: int) -> None:
+        nonlocal waits
+        waits += 1
+        entry[1].cancel()
+        raise RowsHeld
+
+    queues = RowQueues(wait, limit=1, at_once=1)
+    queues.enqueue(7, entry, back.append)
+    async with asyncio.timeout(1):
+        while queues._rows:
+            await asyncio.sleep(0)
+
+    assert (waits, back) == (1, [])
+
+
+async def test_a_wait_that_fails_after_a_caller_has_left() -> None:
+    """The error is the answer of those that still wait."""
+    row = Row()
+    queues = RowQueues(row, limit=10, at_once=1)
+    left, waiting = _entry(1), _entry(2)
+    for entry in (left, waiting):
+        queues.enqueue(7, entry, [].append)
+    await asyncio.sleep(0)
+
+    left[1].cancel()
+    row.error = Unavailable()
+    row.free.set()
+
+    with pytest.raises(Unavailable):
+        await waiting[1]
+
+
 async def test_a_row_that_is_still_held_is_waited_for_again() -> None:
     """Each wait has a limit; nobody goes back before the row is free."""
     waits, back, others = 0, [], asyncio.Event()

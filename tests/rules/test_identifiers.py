@@ -16,6 +16,7 @@ from recon.rules.identifiers import (
     MAX_PHONE,
     check_email_syntax,
     check_phone_syntax,
+    e164_digits,
     normal_email,
     normal_phone,
     plain_key,
@@ -250,7 +251,15 @@ def test_a_region_reads_numbers_without_country_code() -> None:
     assert key("+44 20 7946 0958") == "442079460958"
     assert key("\uff08201\uff09555\uff0d0123") == "12015550123"  # full-width
     assert key("123456") == "123456"  # valid nowhere: its digits
+    assert key("7") == "7"  # the library cannot read it
     assert key("invalid-phone") == "invalid-phone"
+
+
+def test_the_e164_digits_of_stored_keys() -> None:
+    """Older match keys are recognized: the digits that the library reads, valid or not, and past an extension."""
+    assert e164_digits("(201) 555-0123", "US") == e164_digits("+1 201-555-0123 ext. 5", "US") == "12015550123"
+    assert e164_digits("123456", "US") == "1123456"
+    assert e164_digits("Alice", "US") is None
 
 
 STRANGERS = [
