@@ -219,6 +219,21 @@ async def test_the_queue_is_bounded() -> None:
     assert await lane.submit(5) == -5
 
 
+async def test_a_batch_waits_for_room_for_its_answers() -> None:
+    """While memory has no room for more answers, requests wait; what has arrived by then is one batch."""
+    gate, room = Gate(), asyncio.Event()
+    gate.open.set()
+    lane = Lane("test", gate, limit=10, deadlines=Deadlines(5), room=room.wait)
+    futures = [lane.submit(item) for item in (1, 2)]
+    await asyncio.sleep(0.01)
+    assert gate.batches == []
+
+    room.set()
+
+    assert await asyncio.gather(*futures) == [-1, -2]
+    assert gate.batches == [[1, 2]]
+
+
 async def test_concurrent_requests_share_transactions(database_url: str) -> None:
     """On PostgreSQL: many requests, few transactions, and each gets its own answer."""
     async with Database(database_url).opened() as database:
