@@ -64,14 +64,6 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_contact_without_an_id_is_no_part_of_an_identity() -> None:
-    """An identity names its contacts by their ids, so it is consolidated after they were inserted, not before."""
-    inserted, new = row(1, "a", "1"), Contact(2, None, 1, "b", "1", "1")
-
-    with pytest.raises(ValueError, match="^a contact has no id before it has been inserted$"):
-        consolidate(inserted, [inserted, new])
-
-
 def test_rule(case: Case) -> None:
     """One request against a table."""
     plan = decide([case.request], Clusters(case.there))
@@ -159,3 +151,11 @@ def test_a_phone_shows_in_the_form_first_seen() -> None:
     second = Contact(2, 2, 1, "b", "19876543210", "19876543210")
 
     assert consolidate(first, [first, second]).phone_numbers == ["+1 (987) 654-3210"]
+
+
+def test_a_contact_without_an_id_is_no_part_of_an_identity() -> None:
+    """An identity names its contacts by their ids, so it is consolidated after they were inserted, not before."""
+    inserted, new = row(1, "a", "1"), Contact(2, None, 1, "b", "1", "1")
+
+    with pytest.raises(ValueError, match="^a contact has no id before it has been inserted$"):
+        consolidate(inserted, [inserted, new])
