@@ -49,7 +49,7 @@ def create_app(settings: Settings) -> web.Application:
     keys = keys_of(settings)
     closing = asyncio.Event()
     policy = Policy(keys, _hosts(settings, keys), origins(settings), closing, Streams(closing))
-    described = api(submit, database, closing, settings)
+    described = api(submit, database, closing, settings, with_keys=keys is not None)
     document = openapi.document(described, with_keys=keys is not None, strict=settings.strict)
     served = described + docs.endpoints(document)
 
@@ -69,10 +69,15 @@ def create_app(settings: Settings) -> web.Application:
 
 
 def api(
-    identify: Callable[[Identifiers], Awaitable[Answer]], database: Database, closing: asyncio.Event, settings: Settings
+    identify: Callable[[Identifiers], Awaitable[Answer]],
+    database: Database,
+    closing: asyncio.Event,
+    settings: Settings,
+    *,
+    with_keys: bool,
 ) -> list[Endpoint]:
     """The endpoints that the OpenAPI document describes."""
-    return [*identify_endpoint.endpoints(identify, settings), *health.endpoints(database, closing)]
+    return [*identify_endpoint.endpoints(identify, settings, with_keys=with_keys), *health.endpoints(database, closing)]
 
 
 def _hosts(settings: Settings, keys: Keys | None) -> Hosts | None:

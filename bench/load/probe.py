@@ -25,7 +25,7 @@ class Expected:
     """The right answers about a few people about whom no other client sends requests.
 
     They come from the model of the tests, which shares no code with recon, so the check does not repeat a mistake in
-    recon's rules. The model numbers contacts from 1; their ids in the table are taken from the answers.
+    recon's rules. The model has ids of its own; the ids in the table are taken from the answers.
     """
 
     def __init__(self, stored: dict[int, Request] | None = None) -> None:
@@ -47,7 +47,7 @@ class Expected:
         if len(self._model.rows) > len(self._ids):
             named = [given.get("primaryContactId"), *given.get("secondaryContactIds", ())]
             self._ids.append(next((each for each in named if each not in self._ids), NO_ID))
-        ids = dict(enumerate(self._ids, start=1))
+        ids = dict(zip((row[0] for row in self._model.rows), self._ids, strict=True))
         return right | {
             "primaryContactId": ids[right["primaryContactId"]],
             "primaryContatctId": ids[right["primaryContatctId"]],

@@ -7,6 +7,7 @@ from aiohttp import hdrs, web
 
 from recon.api.messages import IdentifyRequest, IdentifyResponse, request_parser
 from recon.http.endpoints import Endpoint, content
+from recon.http.middleware import KEY_NAME
 from recon.http.responses import JsonResponse, unsupported_encoding
 from recon.identities.identify import Answer
 from recon.rules.identifiers import Identifiers
@@ -45,13 +46,18 @@ _LINKS = {
 }
 
 
-def endpoints(identify: Callable[[Identifiers], Awaitable[Answer]], settings: Settings) -> list[Endpoint]:
-    """Return the endpoint POST /identify. `identify` links the request's identifiers and returns the answer."""
+def endpoints(
+    identify: Callable[[Identifiers], Awaitable[Answer]], settings: Settings, *, with_keys: bool
+) -> list[Endpoint]:
+    """Return the endpoint POST /identify. `identify` links the request's identifiers and returns the answer.
+
+    `with_keys` tells whether requests have API keys.
+    """
     return [
         Endpoint(
             method="POST",
             path="/identify",
-            handler=identify_handler(identify, settings),
+            handler=identify_handler(identify, settings, with_keys=with_keys),
             scope="identify",
             cors=True,
             summary="Link an email and a phone number, and return the whole identity",
@@ -79,7 +85,7 @@ def _operation() -> dict[str, Any]:
 
 
 def identify_handler(
-    identify: Callable[[Identifiers], Awaitable[Answer]], settings: Settings
+    identify: Callable[[Identifiers], Awaitable[Answer]], settings: Settings, *, with_keys: bool
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Return the handler of POST /identify."""
     parse = request_parser(strict=settings.strict, default_region=settings.default_region)
@@ -91,7 +97,7 @@ def identify_handler(
             body = await request.read()
         except (web.RequestPayloadError, ConnectionError):  # ConnectionError: the client disconnected
             raise web.HTTPBadRequest(text="The body does not match its headers.") from None
-        return JsonResponse(await identify(parse(body)))
+        return JsonResponse(await identify(parse(body, request[KEY_NAME] if with_keys else None)))
 
     return handler
 

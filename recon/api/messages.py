@@ -1,7 +1,7 @@
 """The messages of the API: the shapes of requests and answers, JSON to identifiers, and an identity to JSON."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
@@ -68,10 +68,10 @@ class IdentifyRequest(BaseModel):
         json_schema_extra={"pattern": _TEXT % MAX_PHONE, "exclusiveMaximum": 10**MAX_PHONE},
     )
 
-    def identifiers(self, phone_key: Callable[[str], str]) -> Identifiers:
+    def identifiers(self, phone_key: Callable[[str], str], source: str | None) -> Identifiers:
         """Return the request's identifiers in canonical form; `phone_key` computes the phone number's match key."""
         phone = None if self.phoneNumber is None else str(self.phoneNumber)
-        return Identifiers(self.email, phone, None if phone is None else phone_key(phone))
+        return Identifiers(self.email, phone, None if phone is None else phone_key(phone), source)
 
 
 class StrictIdentifyRequest(IdentifyRequest):
@@ -115,15 +115,18 @@ def identify_response(identity: clusters.Identity) -> bytes:
     return to_json(response)
 
 
-def request_parser(*, strict: bool, default_region: str | None) -> Callable[[bytes], Identifiers]:
-    """Return a function from a request's body to its identifiers, for these settings.
+Parser: TypeAlias = Callable[[bytes, str | None], Identifiers]
+
+
+def request_parser(*, strict: bool, default_region: str | None) -> Parser:
+    """Return a function from a request's body and the name of its API key to its identifiers, for these settings.
 
     The function raises InvalidRequest, quoting nothing of the body, when the body is not a valid request.
     """
     model = StrictIdentifyRequest if strict else IdentifyRequest
     phone_key = phone_key_for(default_region)
 
-    def parse(body: bytes) -> Identifiers:
+    def parse(body: bytes, source: str | None) -> Identifiers:
         try:
             if b"NaN" in body or b"Infinity" in body:
                 _refuse_constants(body)
@@ -132,7 +135,7 @@ def request_parser(*, strict: bool, default_region: str | None) -> Callable[[byt
             raise InvalidRequest(_field_errors(error)) from None
         if request.email is None and request.phoneNumber is None:
             raise InvalidRequest([FieldError("", _NOTHING_GIVEN)])
-        identifiers = request.identifiers(phone_key)
+        identifiers = request.identifiers(phone_key, source)
         if strict:
             _check_syntax(identifiers, default_region)
         return identifiers

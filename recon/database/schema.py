@@ -20,7 +20,7 @@ SCHEMA_COMMENT = "SELECT obj_description(to_regclass('contact'), 'pg_class')"
 GRANTS = """
 -- UPDATE is what a merge changes; SELECT ... FOR UPDATE asks for it too.
 GRANT SELECT,
-    INSERT (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at),
+    INSERT (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at, source),
     UPDATE (linked_id, link_precedence, updated_at)
     ON contact TO {role};
 -- The sequence of contact.id, whatever its name is. UPDATE moves it past ids that another program has given explicitly.
@@ -30,21 +30,24 @@ END $grant$;
 -- The least that LOCK TABLE is content with; the table has nothing to update.
 GRANT UPDATE ON writer_lane TO {role};
 GRANT SELECT ON setting TO {role};
+GRANT SELECT, INSERT ON event TO {role};
 """
 _GRANTED = """
 SELECT has_table_privilege('contact', 'SELECT')
-    AND has_column_privilege('contact', 'phone_key', 'INSERT')
+    AND has_column_privilege('contact', 'source', 'INSERT')
     AND has_column_privilege('contact', 'linked_id', 'UPDATE')
     AND has_sequence_privilege(pg_get_serial_sequence('contact', 'id'), 'USAGE')
     AND has_table_privilege('writer_lane', 'UPDATE, DELETE, TRUNCATE')
     AND has_table_privilege('setting', 'SELECT')
+    AND has_table_privilege('event', 'SELECT') AND has_table_privilege('event', 'INSERT')
 """
 _MAY_MOVE_IDS = "SELECT has_sequence_privilege(pg_get_serial_sequence('contact', 'id'), 'UPDATE')"
-# No ids up to the highest that any contact has are drawn again. Ids that are drawn meanwhile may be drawn twice: the
-# transaction that comes second is retried.
+# No ids up to the highest that any contact or event has are drawn again. Ids that are drawn meanwhile may be drawn
+# twice: the transaction that comes second is retried.
 _MOVE_IDS = """
 WITH ids AS MATERIALIZED (
-    SELECT pg_get_serial_sequence('contact', 'id')::regclass AS sequence, max(id) AS highest FROM contact
+    SELECT pg_get_serial_sequence('contact', 'id')::regclass AS sequence,
+        greatest((SELECT max(id) FROM contact), (SELECT max(id) FROM event)) AS highest
 )
 SELECT setval(sequence, highest) FROM ids WHERE highest > coalesce(pg_sequence_last_value(sequence), 0)
 """
@@ -52,16 +55,17 @@ _REGION = "SELECT default_region FROM setting"
 _SET_REGION = "UPDATE setting SET default_region = $1"
 # Writers wait until the transaction ends; readers do not. It conflicts with itself: one migration or repair at a time.
 _LOCK_CONTACTS = "LOCK TABLE contact IN SHARE ROW EXCLUSIVE MODE"
-# Whether a constraint of that name is about the ids of contacts.
+# Whether a constraint of that name is about the ids of contacts or events.
 _IS_ABOUT_IDS = """
 SELECT EXISTS (
     SELECT FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid AND attnum = conkey[1]
-    WHERE conrelid = to_regclass('contact') AND conname = $1 AND contype IN ('p', 'u') AND attname = 'id'
+    WHERE conrelid IN (to_regclass('contact'), to_regclass('event')) AND conname = $1 AND contype IN ('p', 'u')
+        AND attname = 'id'
 )
 """
 _SERVER = """
 SELECT current_setting('server_version_num')::int AS version, current_setting('server_encoding') AS encoding,
-    to_regclass('contact') IS NOT NULL AS has_contact
+    to_regclass('contact') IS NOT NULL AS has_contact, to_regclass('event') IS NOT NULL AS has_event
 """
 # What two processes that create the same things at once may get; the second finds them made.
 _CREATION_RACES = (
@@ -193,7 +197,7 @@ async def apply_grants(connection: Connection, role: str) -> None:
 
 
 async def apply_schema(connection: Connection, region: str | None = None, *, create: bool = True) -> bool:
-    """Create the schema, with this default region, in a database that has none; True when it was missing at first look.
+    """Create the schema, with this default region, in a database that has none; True if it was missing.
 
     Safe when several do so at once. Raises SchemaMismatch, with what to do, when the database is too
     old, not in UTF-8, or has another schema than this version's, or none and `create` is false; NotPrepared when
@@ -213,6 +217,11 @@ async def apply_schema(connection: Connection, region: str | None = None, *, cre
             raise _mismatch(comment)
         if not create:
             raise _missing()
+        if server["has_event"]:
+            raise SchemaMismatch(
+                "the database has a table `event`, but no table `contact`: its journal would tell of other contacts; "
+                "rename or drop `event` too, or restore `contact`"
+            )
         try:
             async with connection.transaction():
                 with _creating():
@@ -256,6 +265,8 @@ async def migrate(connection: Connection) -> list[str]:
         try:
             with _creating():
                 await connection.execute(migration.statements)
+        except asyncpg.DuplicateTableError as error:
+            raise SchemaMismatch(f"the migration {migration} meets a table that is not recon's: {error}") from None
         except asyncpg.InsufficientPrivilegeError as error:
             raise SchemaMismatch(
                 f"this role may not apply the migration {migration}: {error}; run `recon schema --apply` as the owner"

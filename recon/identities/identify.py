@@ -99,7 +99,7 @@ class Identify:
         async def work(connection: Connection) -> tuple[Plan, list[Held | None]]:
             plan, held = await choose(connection, requests(), MOST_ANSWERED)
             if plan.inserts or plan.relinks:
-                await sql.change_contacts(connection, plan.inserts, plan.newest, plan.relinks)
+                await sql.change_contacts(connection, plan)
             return plan, held
 
         plan, held = await self._database.serializable("write", work)

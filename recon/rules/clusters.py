@@ -5,7 +5,7 @@ Values without I/O: no driver, no clock, no wire format.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from recon.rules.identifiers import Identifiers
 
@@ -27,6 +27,18 @@ class Contact:
     email: str | None
     phone_number: str | None
     phone_key: str | None
+    source: str | None = None  # of a new contact; matching needs no other's
+
+
+class Mend(NamedTuple):
+    """Two clusters of the table shared an identifier, and were united: `other` was the primary that was absorbed."""
+
+    primary: Contact
+    other: Contact
+    email: str | None
+    phone_number: str | None
+    phone_key: str | None
+    absorbed: list[int]  # the ids of the contacts of the absorbed cluster
 
 
 @dataclass(slots=True)  # not frozen: that would cost a known customer's answer half a microsecond
@@ -74,8 +86,14 @@ class Clusters:
     """Clusters by what they are known by.
 
     Takes contacts oldest first, whole clusters only. Clusters that share an identifier are one
-    person (I3) and are united at once: tables filled by other hands do hold such, and the next write
-    that meets them mends them.
+    person (I3) and are united at once: rows written by other programs can share one, and the next write that meets
+    them repairs that.
+
+    Attributes
+    ----------
+    newest : the newest contact, or None if there is none.
+    all : every cluster, united ones too.
+    mends : which clusters of the table were united, in order.
     """
 
     def __init__(self, contacts: Sequence[Contact] = ()) -> None:
@@ -90,6 +108,7 @@ class Clusters:
         self.newest = contacts[-1] if contacts else None
         self._size = len(contacts)
         self.all = [Cluster(root, members) for root, members in by_root.items()]
+        self.mends: list[Mend] = []
         self._by_email: dict[str, Cluster] = {}
         self._by_phone: dict[str, Cluster] = {}
         for cluster in self.all:
@@ -101,11 +120,22 @@ class Clusters:
         if contact.email is not None:
             known = self._by_email.setdefault(contact.email, cluster)
             if known is not cluster:
-                unite(known, cluster)
+                self._mend(known, cluster, contact.email, None, None)
         if contact.phone_key is not None:
             known = self._by_phone.setdefault(contact.phone_key, cluster)
             if known is not cluster:
-                unite(known, cluster)
+                self._mend(known, cluster, None, contact.phone_number, contact.phone_key)
+
+    def _mend(
+        self, known: Cluster, cluster: Cluster, email: str | None, phone_number: str | None, phone_key: str | None
+    ) -> None:
+        known, cluster = known.current(), cluster.current()
+        if known is cluster:
+            return
+        older = unite(known, cluster)
+        younger = cluster if older is known else known
+        absorbed = _assigned([contact.id for contact in younger.contacts])
+        self.mends.append(Mend(older.primary, younger.primary, email, phone_number, phone_key, absorbed))
 
     def of(self, request: Identifiers) -> tuple[Cluster | None, Cluster | None]:
         """The cluster that holds the request's email, and the one that holds its phone."""

@@ -24,11 +24,15 @@ _WITHOUT_MARKS = str.maketrans("", "", "+-.()/ ")
 
 
 class Identifiers(NamedTuple):
-    """What one request says of a person, in normal form: at least one of email and phone."""
+    """What one request says of a person, in normal form: at least one of email and phone.
+
+    `source` is the name of the request's API key; None without API keys.
+    """
 
     email: str | None
     phone: str | None
     phone_key: str | None
+    source: str | None = None
 
 
 def normal_email(email: str) -> str | None:

@@ -12,6 +12,7 @@ from itertools import count
 
 from recon.rules.clusters import Cluster, Clusters, Contact, Identity, Parts, consolidate, unite
 from recon.rules.identifiers import Identifiers
+from recon.rules.journal import Kind
 
 
 class Reason(StrEnum):
@@ -38,6 +39,28 @@ class Decision:
 
 
 @dataclass(slots=True)
+class Entry:
+    """An event that a plan adds to the journal.
+
+    Attributes
+    ----------
+    place : its place among the plan's contacts and events together, from 1. Ids are drawn in this order.
+    kind, primary, email, phone_number, phone_key, source, detail : as in `journal.Event`.
+    other : the primary that was absorbed, or the id of the one that was gone.
+    """
+
+    place: int
+    kind: Kind
+    primary: Contact
+    other: Contact | int
+    email: str | None = None
+    phone_number: str | None = None
+    phone_key: str | None = None
+    source: str | None = None
+    detail: dict[str, list[int]] | None = None
+
+
+@dataclass(slots=True)
 class Plan:
     """What a batch of requests comes to.
 
@@ -49,12 +72,14 @@ class Plan:
     newest : the newest contact that was there before; the new ones must not be dated earlier, even
         when the database's clock has been set back (or its standby's, in a failover, is behind).
     relinks : (root, primary): all rows of the cluster at `root` are to point at `primary`.
+    events : what the journal is to say of the merges and repairs, in order.
     """
 
     decisions: list[Decision] = field(default_factory=list)
     inserts: list[tuple[Contact, Contact]] = field(default_factory=list)
     newest: Contact | None = None
     relinks: list[tuple[int, int]] = field(default_factory=list)
+    events: list[Entry] = field(default_factory=list)
 
     def identities(self) -> list[Identity]:
         """The identity that answers each request, in order; requests that are answered by one state share it.
@@ -79,7 +104,7 @@ def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = ma
     `clusters` must hold every cluster that a request touches; it is updated on the way. Once the answers have `most`
     contacts or more, the rest of the requests is left undecided.
     """
-    plan = Plan(newest=clusters.newest)
+    plan = Plan(newest=clusters.newest, events=_repairs(clusters))
     ranks = count(1 + clusters.newest.rank if clusters.newest else 0)
     created: list[tuple[Contact, Cluster]] = []
     answered = 0
@@ -97,6 +122,9 @@ def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = ma
         elif by_email is not None and by_phone is not None and by_email is not by_phone:
             reason = Reason.MERGED
             cluster = unite(by_email, by_phone)
+            absorbed = by_phone if cluster is by_email else by_email
+            place = 1 + len(created) + len(plan.events)
+            plan.events.append(Entry(place, Kind.MERGED, cluster.primary, absorbed.primary, *request))
         elif (request.email is None or by_email) and (request.phone_key is None or by_phone):
             reason = Reason.KNOWN
         else:
@@ -117,5 +145,19 @@ def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = ma
     return plan
 
 
+def _repairs(clusters: Clusters) -> list[Entry]:
+    """What is repaired of rows written by other programs, before the first request is decided."""
+    if all(cluster.settled for cluster in clusters.all):
+        return []
+    repairs = [
+        Entry(place, Kind.MENDED, *mend[:-1], detail={"contacts": mend.absorbed})
+        for place, mend in enumerate(clusters.mends, start=1)
+    ]
+    for cluster in clusters.all:
+        if cluster.absorbed_by is None and cluster.root is not None and cluster.root != cluster.primary.id:
+            repairs.append(Entry(1 + len(repairs), Kind.MENDED, cluster.primary, cluster.root))
+    return repairs
+
+
 def _contact(rank: int, request: Identifiers) -> Contact:
-    return Contact(rank, None, None, request.email, request.phone, request.phone_key)
+    return Contact(rank, None, None, request.email, request.phone, request.phone_key, request.source)

@@ -1,11 +1,14 @@
 """All SQL about contacts. Each statement is a named constant above the function that runs it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 from recon.database.transactions import Connection
 from recon.rules.clusters import Contact
 from recon.rules.identifiers import Identifiers
+from recon.rules.reconcile import Entry, Plan
 
 # An identity with more contacts is large. The read pass fetches one more than that of each identity, which tells the
 # large ones apart, and bounds what a batch reads and answers: 512 requests with two identities each, a few
@@ -22,7 +25,7 @@ _ROOTS = """
 
 # A contact's columns have the names of its fields. They are selected by these names, in the order of the fields, so
 # that a row is a contact's values behind its rank: looking up each value by name would take 150 ns more a contact.
-_COLUMNS = ", ".join(field.name for field in fields(Contact) if field.name != "rank")
+_COLUMNS = ", ".join(field.name for field in fields(Contact) if field.name not in {"rank", "source"})
 
 # All their live rows, oldest first: `Contact.rank` is the place in this order.
 _MEMBERS = f"""
@@ -154,59 +157,113 @@ async def _contacts(connection: Connection, statement: str, batch: Sequence[Iden
 
 # All that a batch changes. First its new contacts: a secondary's primary may be a row of the same statement
 # ($5: its place there, from 1), so ids are drawn beforehand. No row is dated before the newest that it was
-# decided upon ($6): clocks get set back, and a standby's may be behind, but the primary must stay the oldest.
-# Then its merges: every row of the cluster at a root ($7), dead ones too, points at that root's new primary
-# ($8) from now on, which may be one of those rows, when the old primary is gone.
+# decided upon ($7): clocks get set back, and a standby's may be behind, but the primary must stay the oldest.
+# Then its merges: every row of the cluster at a root ($8), dead ones too, points at that root's new primary
+# ($9) from now on, which may be one of those rows, when the old primary is gone.
 _LINK = """
         (linked_id, link_precedence, updated_at) = (
             SELECT nullif(primary_id, contact.id),
                 CASE primary_id WHEN contact.id THEN 'primary' ELSE 'secondary' END, statement_timestamp()
             FROM merge WHERE root = coalesce(contact.linked_id, contact.id)
         )"""
-CHANGE_CONTACTS = f"""
-WITH
-    new AS MATERIALIZED (
-        SELECT said.*, nextval((SELECT pg_get_serial_sequence('contact', 'id')::regclass)) AS id
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::int[])
-            WITH ORDINALITY AS said (email, phone_number, phone_key, linked_id, linked_place, place)
-    ),
-    batch AS MATERIALIZED (
-        SELECT array_agg(id ORDER BY place) AS ids,
-            greatest(statement_timestamp(), (SELECT created_at FROM contact WHERE id = $6::bigint)) AS now
-        FROM new
-    ),
-    merge AS MATERIALIZED (SELECT * FROM unnest($7::bigint[], $8::bigint[]) AS pair (root, primary_id)),
-    relinked_root AS (UPDATE contact SET {_LINK} WHERE id = ANY ($7::bigint[])),
-    relinked_rest AS (UPDATE contact SET {_LINK} WHERE linked_id = ANY ($7::bigint[]))
-INSERT INTO contact (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at)
+_DRAW = "nextval((SELECT pg_get_serial_sequence('contact', 'id')::regclass))"
+_NOW = "greatest(statement_timestamp(), (SELECT created_at FROM contact WHERE id = $7::bigint)) AS now"
+_NEW = "$1::text[], $2::text[], $3::text[], $4::bigint[], $5::int[], $6::text[]"
+_CHANGE = f"""
+WITH {{drawn}},
+    merge AS MATERIALIZED (SELECT * FROM unnest($8::bigint[], $9::bigint[]) AS pair (root, primary_id)),
+    relinked_root AS (UPDATE contact SET {_LINK} WHERE id = ANY ($8::bigint[])),
+    relinked_rest AS (UPDATE contact SET {_LINK} WHERE linked_id = ANY ($8::bigint[]))
+INSERT INTO contact (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at, source)
 SELECT new.id, email, phone_number, phone_key, primary_id,
-    CASE WHEN primary_id IS NULL THEN 'primary' ELSE 'secondary' END, batch.now, batch.now
+    CASE WHEN primary_id IS NULL THEN 'primary' ELSE 'secondary' END, batch.now, batch.now, source
 FROM batch, new, LATERAL (SELECT coalesce(new.linked_id, batch.ids[new.linked_place])) AS link (primary_id)
 ORDER BY place
 RETURNING id
 """
+CHANGE_CONTACTS = _CHANGE.format(
+    drawn=f"""
+    new AS MATERIALIZED (
+        SELECT given.*, {_DRAW} AS id
+        FROM unnest({_NEW}) WITH ORDINALITY
+            AS given (email, phone_number, phone_key, linked_id, linked_place, source, place)
+    ),
+    batch AS MATERIALIZED (SELECT array_agg(id ORDER BY place) AS ids, {_NOW} FROM new)"""
+)
+# The same with events. Contacts and events draw their ids as one list, in decision order: $10 and $11 are their places
+# in it. An event also names contacts that have no ids yet by their places. It is a form of its own, because an empty
+# list of events costs a batch of one request 14 %.
+CHANGE_AND_RECORD = _CHANGE.format(
+    drawn=f"""
+    drawn AS MATERIALIZED (
+        SELECT place, {_DRAW} AS id FROM generate_series(1, cardinality($10::int[]) + cardinality($11::int[])) AS place
+    ),
+    batch AS MATERIALIZED (SELECT array_agg(id ORDER BY place) AS ids, {_NOW} FROM drawn),
+    new AS MATERIALIZED (
+        SELECT given.*, batch.ids[place] AS id
+        FROM batch, unnest({_NEW}, $10::int[])
+            AS given (email, phone_number, phone_key, linked_id, linked_place, source, place)
+    ),
+    recorded AS (
+        INSERT INTO event (id, at, kind, primary_id, other_id, email, phone_number, phone_key, source, detail)
+        SELECT batch.ids[place], batch.now, kind, coalesce(primary_id, batch.ids[primary_place]),
+            coalesce(other_id, batch.ids[other_place]), email, phone_number, phone_key, source, detail::jsonb
+        FROM batch, unnest(
+            $11::int[], $12::text[], $13::bigint[], $14::int[], $15::bigint[], $16::int[],
+            $17::text[], $18::text[], $19::text[], $20::text[], $21::text[]
+        ) AS given (
+            place, kind, primary_id, primary_place, other_id, other_place,
+            email, phone_number, phone_key, source, detail
+        )
+    )"""
+)
 
 
-async def change_contacts(
-    connection: Connection,
-    inserts: Sequence[tuple[Contact, Contact]],
-    newest: Contact | None,
-    relinks: Sequence[tuple[int, int]],
-) -> None:
-    """Insert each contact under its primary (itself for a primary) and give it its id; merge each (root, primary)."""
-    contacts = [contact for contact, _ in inserts]
-    places = {id(contact): place for place, contact in enumerate(contacts, start=1)}
-    rows = await connection.fetch(
-        CHANGE_CONTACTS,
+async def change_contacts(connection: Connection, plan: Plan) -> None:
+    """Insert the plan's contacts, which get their ids, and apply its merges, with their events in the journal."""
+    contacts = [contact for contact, _ in plan.inserts]
+    taken = {event.place for event in plan.events}
+    places = [place for place in range(1, 1 + len(contacts) + len(taken)) if place not in taken]
+    place_of = {id(contact): place for contact, place in zip(contacts, places, strict=True)}
+    arguments = [
         [contact.email for contact in contacts],
         [contact.phone_number for contact in contacts],
         [contact.phone_key for contact in contacts],
-        [primary.id for _, primary in inserts],
-        [None if primary is contact or primary.id is not None else places[id(primary)] for contact, primary in inserts],
-        newest and newest.id,
-        [root for root, _ in relinks],
-        [primary for _, primary in relinks],
-    )
+        [primary.id for _, primary in plan.inserts],
+        [None if primary is contact else _place(primary, place_of) for contact, primary in plan.inserts],
+        [contact.source for contact in contacts],
+        plan.newest and plan.newest.id,
+        [root for root, _ in plan.relinks],
+        [primary for _, primary in plan.relinks],
+    ]
+    if plan.events:
+        rows = await connection.fetch(CHANGE_AND_RECORD, *arguments, places, *_columns(plan.events, place_of))
+    else:
+        rows = await connection.fetch(CHANGE_CONTACTS, *arguments)
     # Ids were drawn in the order of the contacts, whatever order the rows come back in.
     for contact, new_id in zip(contacts, sorted(row["id"] for row in rows), strict=True):
         contact.id = new_id
+
+
+def _columns(events: Sequence[Entry], place_of: dict[int, int]) -> list[list[Any]]:
+    """The events as columns, in the order of the statement."""
+    others = [event.other if isinstance(event.other, Contact) else None for event in events]
+    gone = [event.other if isinstance(event.other, int) else None for event in events]
+    return [
+        [event.place for event in events],
+        [event.kind for event in events],
+        [event.primary.id for event in events],
+        [_place(event.primary, place_of) for event in events],
+        [root if other is None else other.id for other, root in zip(others, gone, strict=True)],
+        [None if other is None else _place(other, place_of) for other in others],
+        [event.email for event in events],
+        [event.phone_number for event in events],
+        [event.phone_key for event in events],
+        [event.source for event in events],
+        [None if event.detail is None else json.dumps(event.detail) for event in events],
+    ]
+
+
+def _place(contact: Contact, place_of: dict[int, int]) -> int | None:
+    """The place of a contact that has no id yet."""
+    return None if contact.id is not None else place_of[id(contact)]

@@ -53,9 +53,11 @@ WITH
         WHERE oid = pg_get_serial_sequence('contact', 'id')::regclass AND has_sequence_privilege(oid, 'USAGE, SELECT')
     ),
     ids AS (
-        SELECT coalesce(pg_sequence_last_value(oid), 0) AS place, (SELECT max(id) FROM contact) AS highest FROM sequence
+        SELECT coalesce(pg_sequence_last_value(oid), 0) AS place,
+            greatest((SELECT max(id) FROM contact), (SELECT max(id) FROM event)) AS highest
+        FROM sequence
     )
-SELECT format('ids: the sequence of contact.id is at %s, below contact %s; `recon schema --apply` moves it',
+SELECT format('ids: the sequence of contact.id is at %s, below the id %s; `recon schema --apply` moves it',
     place, highest)
 FROM ids WHERE highest > place
 """
@@ -89,8 +91,8 @@ async def check(url: str, default_region: str | None = None) -> tuple[list[str],
     async with connected(url) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         await require_schema(connection)
         missing = await missing_parts(connection)
-        if any(part.kind == "column" or part.definition == "setting" for part in missing):
-            await require_parts(connection)  # nothing to scan, or no region to compare match keys with
+        if any(part.kind == "column" or part.table in {"setting", "event"} for part in missing):
+            await require_parts(connection)  # nothing to scan, or no region to compare match keys with, or no journal
         found = [f"schema: the database lacks the {part}; `recon schema --apply` adds it" for part in missing]
         try:
             await require_region(connection, default_region)

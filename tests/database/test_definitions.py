@@ -36,7 +36,7 @@ async def lacking(url: str) -> list[str]:
 async def test_the_parts_are_what_the_schema_creates(database_url: str) -> None:
     """PostgreSQL prints each definition as schema.sql has it, with any names."""
     kinds = Counter(part.kind for part in PARTS)
-    assert kinds == {"column": 10, "constraint": 7, "index": 3, "trigger": 2, "table": 2}
+    assert kinds == {"column": 23, "constraint": 9, "index": 5, "trigger": 4, "table": 3}
     assert await lacking(database_url) == []
 
     await execute(database_url, *NAMED)
@@ -49,7 +49,7 @@ LOSSES = {
     "ALTER TABLE contact DROP CONSTRAINT contact_says_something": 1,
     "ALTER TABLE contact DROP CONSTRAINT contact_links_to_a_primary, ADD CONSTRAINT contact_links_to_a_primary "
     "FOREIGN KEY (linked_id, linked_precedence) REFERENCES contact(id, link_precedence) NOT VALID": 1,
-    "ALTER TABLE contact DISABLE TRIGGER ALL": 3,
+    "ALTER TABLE contact DISABLE TRIGGER ALL": 5,
     "ALTER TABLE contact DISABLE TRIGGER contact_phone_key": 1,
     "CREATE OR REPLACE FUNCTION contact_phone_key() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'": 1,
     "DROP INDEX contact_email_idx; CREATE INDEX contact_email_idx ON contact (lower(email))": 1,
@@ -58,6 +58,10 @@ LOSSES = {
     "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'contact_linked_id_idx'::regclass": 1,
     "DROP TABLE writer_lane": 1,
     "DROP TABLE setting": 1,
+    "DROP TABLE event": 1,
+    "ALTER TABLE event DROP COLUMN other_id": 2,
+    "ALTER TABLE event DROP CONSTRAINT event_kind": 1,
+    "DROP TRIGGER contact_record_edit ON contact": 1,
     "ALTER TABLE contact DROP COLUMN updated_at": 1,
     "DROP INDEX contact_email_idx, contact_phone_key_idx, contact_linked_id_idx": 3,
 }
@@ -118,7 +122,11 @@ async def test_repairs_at_the_same_time(database_url: str) -> None:
     assert sorted(map(len, done)) == [0, 0, 0, 1]
 
 
-RENAMED = ["ALTER TABLE contact RENAME TO contact_old", "COMMENT ON TABLE contact_old IS NULL"]
+RENAMED = [
+    "ALTER TABLE contact RENAME TO contact_old",
+    "COMMENT ON TABLE contact_old IS NULL",
+    "ALTER TABLE event RENAME TO event_old",
+]
 
 
 async def test_a_table_that_was_renamed_out_of_the_way(database_url: str, make_client: MakeClient) -> None:
@@ -131,6 +139,8 @@ async def test_a_table_that_was_renamed_out_of_the_way(database_url: str, make_c
         async with client.post("/identify", json={"email": email}) as response:
             assert response.status == 200
     await execute(database_url, "INSERT INTO contact (email) VALUES ('by another program')")
+    await execute(database_url, "UPDATE contact_old SET email = 'x'")
+    assert await fetch(database_url, "TABLE event") == []
     await execute(database_url, "DROP TABLE contact_old CASCADE")
     async with client.post("/identify", json={"email": "d"}) as response:
         assert response.status == 200
@@ -138,6 +148,15 @@ async def test_a_table_that_was_renamed_out_of_the_way(database_url: str, make_c
     assert [row["id"] for row in await fetch(database_url, "SELECT id FROM contact ORDER BY id")] == [1, 2, 3, 4]
     assert recon("check", "--database-url", database_url).returncode == 0
     await Database(database_url).prepare()
+
+
+async def test_a_journal_without_its_contacts(database_url: str) -> None:
+    """recon creates no contacts beside the journal of others, whose ids they would get."""
+    await execute(database_url, *RENAMED[:-1])
+
+    for prepared in (Database(database_url).prepare(), apply_schema_to(database_url)):
+        with pytest.raises(SchemaMismatch, match="rename or drop `event` too, or restore `contact`"):
+            await prepared
 
 
 async def test_a_table_in_another_schema_of_the_search_path(database_url: str) -> None:
@@ -172,7 +191,7 @@ async def test_ids_that_were_imported_explicitly(
     assert min(ids) > 1000
     assert len(set(ids)) == 20
     assert await ask("imported 7") == 7
-    assert "below contact 1000; `recon schema --apply` moves it" in checked.stdout
+    assert "below the id 1000; `recon schema --apply` moves it" in checked.stdout
     assert recon("check", "--database-url", database_url).returncode == 0
 
 

@@ -23,7 +23,8 @@ from tests.harness.processes import RECON, recon
 SCHEMAS = ROOT / "tests" / "schemas"
 # Schema 1 as the first version created it, and as the last one did.
 OLD = {name: (SCHEMAS / f"{name}.sql").read_text() for name in ("1_first", "1_last")}
-MIGRATED = "applied the migration 2 (setting)"
+SECOND = (SCHEMAS / "2_last.sql").read_text()
+MIGRATED = ["applied the migration 2 (setting)", "applied the migration 3 (journal)"]
 
 # Identities as recon stored them, merged and soft-deleted ones too, and rows of other programs: without a match key,
 # without an email, with full-width digits, with an extension, in another case, and with an explicit id.
@@ -61,7 +62,7 @@ async def test_a_migrated_schema_equals_a_new_one(
 ) -> None:
     """All catalogs are equal, including the privileges of a role that the old version granted."""
     role = f"recon_test_grantee_{urlsplit(database_url).path[1:]}"
-    old_grants = re.sub(r"GRANT SELECT ON setting.*", "", grants(role))
+    old_grants = re.sub(r"GRANT SELECT ON setting.*|GRANT SELECT, INSERT ON event.*|, source", "", grants(role))
     await execute(server_url, f"CREATE ROLE {role}")
     try:
         await prepare(bare_database_url, schema, *ROWS, old_grants)
@@ -69,10 +70,10 @@ async def test_a_migrated_schema_equals_a_new_one(
         migrated = await apply_schema_to(bare_database_url, role)
         assert await apply_schema_to(database_url, role) == []
 
-        assert migrated == [MIGRATED, "moved the sequence of contact.id past the highest id"]
+        assert migrated == [*MIGRATED, "moved the sequence of contact.id past the highest id"]
         assert await catalog(bare_database_url) == await catalog(database_url)
         assert [tuple(row) for row in await fetch(bare_database_url, "TABLE setting")] == [(True, None)]
-        assert [row[0] for row in await fetch(bare_database_url, SCHEMA_COMMENT)] == ["recon schema 2"]
+        assert [row[0] for row in await fetch(bare_database_url, SCHEMA_COMMENT)] == ["recon schema 3"]
         assert await apply_schema_to(bare_database_url, role) == []
     finally:
         for url in (bare_database_url, database_url):
@@ -80,16 +81,38 @@ async def test_a_migrated_schema_equals_a_new_one(
         await execute(server_url, f"DROP ROLE {role}")
 
 
+async def test_the_schema_before_is_migrated(bare_database_url: str, database_url: str) -> None:
+    """A database with schema 2 and a region keeps that region, and equals a new one."""
+    await execute(bare_database_url, SECOND, *ROWS[:-1], "UPDATE setting SET default_region = 'US'")
+
+    assert await apply_schema_to(bare_database_url) == MIGRATED[1:]
+
+    assert await catalog(bare_database_url) == await catalog(database_url)
+    assert [row[0] for row in await fetch(bare_database_url, "SELECT default_region FROM setting")] == ["US"]
+
+
+async def test_a_table_event_of_another_program(bare_database_url: str) -> None:
+    """It is left alone: the line says so, and the database keeps its schema."""
+    await execute(bare_database_url, SECOND, "CREATE TABLE event (name text)")
+    before = await catalog(bare_database_url)
+
+    with pytest.raises(SchemaMismatch, match=r"migration 3 \(journal\) meets a table that is not recon's"):
+        await apply_schema_to(bare_database_url)
+
+    assert await catalog(bare_database_url) == before
+
+
 @pytest.mark.parametrize("schema", OLD)
 async def test_rows_of_every_shape_stay_as_they_are(schema: str, bare_database_url: str) -> None:
     """The migration changes no row; later, rows of other programs get this version's match keys."""
     await prepare(bare_database_url, schema, *ROWS)
-    before = await contacts(bare_database_url)
+    before = [dict(row) for row in await contacts(bare_database_url)]
 
     done = recon("schema", "--apply", "--database-url", bare_database_url)
 
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, MIGRATED), done.stderr
-    assert await contacts(bare_database_url) == before
+    assert (done.returncode, done.stdout.splitlines()[:2]) == (0, MIGRATED), done.stderr
+    assert [dict(row) for row in await contacts(bare_database_url)] == [row | {"source": None} for row in before]
+    assert await fetch(bare_database_url, "TABLE event") == []
     await execute(bare_database_url, "INSERT INTO contact (phone_number) VALUES ('\uff17\uff17')")
     assert (await contacts(bare_database_url))[-1]["phone_key"] == "77"
 
@@ -100,7 +123,7 @@ async def test_a_part_that_is_missing_is_added_in_the_same_run(bare_database_url
 
     done = await apply_schema_to(bare_database_url)
 
-    assert done[:1] == [MIGRATED]
+    assert done[:2] == MIGRATED
     assert any(line.startswith("added: index USING btree (email)") for line in done)
     connection = await asyncpg.connect(bare_database_url)
     try:
@@ -131,7 +154,7 @@ async def test_several_migrate_at_once(schema: str, bare_database_url: str, data
     )
 
     assert [each.returncode for each in done] == [0] * 4
-    assert sorted(each.stdout for each in done) == [f"{MIGRATED}\n"] + ["the schema is there already\n"] * 3
+    assert sorted(each.stdout for each in done) == ["\n".join([*MIGRATED, ""])] + ["the schema is there already\n"] * 3
     assert await catalog(bare_database_url) == await catalog(database_url)
 
 
@@ -139,6 +162,7 @@ async def test_several_migrate_at_once(schema: str, bare_database_url: str, data
 OBSTACLES = {
     "the lock": "LOCK TABLE contact IN ROW EXCLUSIVE MODE",
     "the table": "CREATE TABLE setting ()",
+    "the journal": "CREATE TABLE event ()",
     "the function": "CREATE FUNCTION setting_keep_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
     "the number": "UPDATE pg_description SET description = description WHERE objoid = 'contact'::regclass",
 }
@@ -181,7 +205,7 @@ async def test_killed_in_the_middle(obstacle: str, bare_database_url: str, datab
 
     await until(bare_database_url, _OTHERS, 0)  # the server ends the killed process's session when it notices
     assert (await catalog(bare_database_url), await contacts(bare_database_url)) == before
-    assert await apply_schema_to(bare_database_url) == [MIGRATED]
+    assert await apply_schema_to(bare_database_url) == MIGRATED
     assert await catalog(bare_database_url) == await catalog(database_url)
 
 
@@ -233,7 +257,7 @@ def test_a_role_that_owns_nothing_cannot_migrate(bare_database_url: str) -> None
 
 async def test_the_way_back(bare_database_url: str) -> None:
     """The statements of docs/operations.md restore the last schema 1 with all rows, and it can be migrated again."""
-    [way_back] = [block for block in blocks("sql") if block.startswith("-- From schema 2 back to schema 1")]
+    [way_back] = [block for block in blocks("sql") if block.startswith("-- From schema 3 back to schema 1")]
     await prepare(bare_database_url, "1_last", *ROWS[:-1])
     before = await catalog(bare_database_url), await contacts(bare_database_url)
     await apply_schema_to(bare_database_url)
@@ -241,7 +265,7 @@ async def test_the_way_back(bare_database_url: str) -> None:
     await execute(bare_database_url, way_back)
 
     assert (await catalog(bare_database_url), await contacts(bare_database_url)) == before
-    assert await apply_schema_to(bare_database_url) == [MIGRATED]
+    assert await apply_schema_to(bare_database_url) == MIGRATED
 
 
 STATEMENTS = [

@@ -120,11 +120,13 @@ async def answers(database: Database) -> bool:
 
 REVOCATIONS = [
     "SELECT ON contact",
-    "INSERT (phone_key) ON contact",
+    "INSERT (source) ON contact",
     "UPDATE (linked_id) ON contact",
     "USAGE ON SEQUENCE contact_id_seq",
     "UPDATE ON writer_lane",
     "SELECT ON setting",
+    "INSERT ON event",
+    "SELECT ON event",
 ]
 
 

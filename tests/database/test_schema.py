@@ -14,6 +14,9 @@ from tests.harness.databases import at_database, execute, fetch
 INSERT = "INSERT INTO contact (email) VALUES ('a')"
 
 
+TABLES = ["contact", "event", "setting", "writer_lane"]
+
+
 async def test_many_may_apply_the_schema_at_once(bare_database_url: str) -> None:
     """Several processes that start on an empty database all come up, and the schema is there, once."""
     made = await asyncio.gather(*(apply_schema_to(bare_database_url) for _ in range(8)))
@@ -21,7 +24,7 @@ async def test_many_may_apply_the_schema_at_once(bare_database_url: str) -> None
     assert sorted(made) == [[]] * 7 + [["the schema was applied"]]
     assert await apply_schema_to(bare_database_url) == []
     tables = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
-    assert [row["relname"] for row in await fetch(bare_database_url, tables)] == ["contact", "setting", "writer_lane"]
+    assert [row["relname"] for row in await fetch(bare_database_url, tables)] == TABLES
 
 
 async def test_the_schema_is_not_run_twice(database_url: str) -> None:
@@ -39,7 +42,7 @@ async def test_the_schema_is_not_run_twice(database_url: str) -> None:
     ("statement", "found"),
     [
         ("COMMENT ON TABLE contact IS 'recon schema 0'", "schema 0"),
-        ("COMMENT ON TABLE contact IS 'recon schema 3'", "schema 3"),
+        ("COMMENT ON TABLE contact IS 'recon schema 9'", "schema 9"),
         ("COMMENT ON TABLE contact IS NULL", "a table contact that is not recon's"),
     ],
 )
@@ -47,7 +50,7 @@ async def test_another_schema_is_refused(database_url: str, statement: str, foun
     """A schema that is older, newer or somebody else's is refused in one line, and left alone."""
     await execute(database_url, statement)
 
-    with pytest.raises(SchemaMismatch, match=f"^this recon serves schema 2, but the database has {found}$"):
+    with pytest.raises(SchemaMismatch, match=f"^this recon serves schema 3, but the database has {found}$"):
         await apply_schema_to(database_url)
 
 

@@ -13,7 +13,7 @@ SELECT 'column', concat_ws(' | ', relname, attnum, attname, format_type(atttypid
     attgenerated, pg_get_expr(adbin, adrelid), attcollation::regcollation, attacl, attstorage,
     col_description(relation.oid, attnum))
 FROM relation JOIN pg_attribute ON attrelid = relation.oid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-WHERE relkind = 'r' AND attnum > 0
+WHERE relkind = 'r' AND attnum > 0 AND NOT attisdropped
 UNION ALL
 SELECT 'constraint', concat_ws(' | ', relname, contype, pg_get_constraintdef(pg_constraint.oid), convalidated,
     condeferrable, obj_description(pg_constraint.oid, 'pg_constraint'))

@@ -125,9 +125,9 @@ ENDPOINTS = [
 ]
 
 
-def api(*arguments: Any) -> list[Endpoint]:
+def api(*arguments: Any, **options: Any) -> list[Endpoint]:
     """Return the endpoints of recon, and these."""
-    return real_api(*arguments) + ENDPOINTS
+    return real_api(*arguments, **options) + ENDPOINTS
 
 
 if __name__ == "__main__":

@@ -10,18 +10,23 @@ Request = tuple[str | None, str | None]  # an email and a phone, in normal form;
 
 @dataclass
 class Model:
-    """People as sets of identifiers, and rows as (id, email, phone) in order of creation."""
+    """People as sets of identifiers, and rows as (id, email, phone) in order of creation.
+
+    `merges` has (id, email, phone) of each request that made two people one. Rows and merges share one sequence of ids.
+    """
 
     parent: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     rows: list[tuple[int, str | None, str | None]] = field(default_factory=list)
+    merges: list[tuple[int, str | None, str | None]] = field(default_factory=list)
 
     def identify(self, request: Request) -> dict[str, object]:
         """Apply a request and return the right answer."""
         named = [(kind, value) for kind, value in zip(("email", "phone"), request, strict=True) if value is not None]
         people = {self._find(name) for name in named if name in self.parent}
         has_new = any(name not in self.parent for name in named)
-        if has_new:
-            self.rows.append((len(self.rows) + 1, *request))
+        if has_new or len(people) > 1:
+            position = 1 + len(self.rows) + len(self.merges)
+            (self.rows if has_new else self.merges).append((position, *request))
         for name in named:
             self.parent.setdefault(name, name)
         for name in named:

@@ -58,7 +58,9 @@ async def test_its_own_body_limit(make_client: MakeClient) -> None:
 async def test_a_larger_body_limit(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record's limit may be above the limit of the settings."""
     larger = Endpoint("POST", "/larger", made_up.replace, max_body=100_000)
-    monkeypatch.setattr("recon.app.api", lambda *arguments: [*made_up.real_api(*arguments), larger])
+    monkeypatch.setattr(
+        "recon.app.api", lambda *arguments, **options: [*made_up.real_api(*arguments, **options), larger]
+    )
     client = await make_client(max_body=1024)
 
     statuses = [(await client.post("/larger", data=b"x" * size)).status for size in (100_000, 100_001)]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from functools import partial
+from itertools import count
 from typing import Any
 
 import asyncpg
@@ -37,13 +38,17 @@ class Table:
 
     def __init__(self) -> None:
         self.rows: list[Contact] = []
+        self.last = 0  # position
 
     def run(self, batch: list[Request]) -> list[Any]:
         """Return the answers to a batch."""
         rows = [Contact(c.rank, c.id, c.linked_id, c.email, c.phone_number, c.phone_key) for c in self.rows]
         plan = decide([identifiers(request) for request in batch], Clusters(rows))
+        taken = {event.place for event in plan.events}
+        places = (place for place in count(1) if place not in taken)
         for contact, _ in plan.inserts:
-            contact.id = contact.rank + 1
+            contact.id = self.last + next(places)
+        self.last += len(plan.inserts) + len(plan.events)
         self.rows += [
             Contact(
                 new.rank, new.id, None if primary is new else primary.id, new.email, new.phone_number, new.phone_key
@@ -109,8 +114,9 @@ def test_the_database_agrees_with_the_model(form: str, database_url: str) -> Non
                 # Now the read pass knows all identifiers, and every request gets the latest state.
                 known = await identify.read(partial(list, requests))
                 assert all(known)
-        rows = await _take_rows(database_url)
+        rows, merges = await _take_rows(database_url)
         assert [tuple(row) for row in rows] == model.table()
+        assert [tuple(row) for row in merges] == model.merges
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(BATCHES)
@@ -124,11 +130,13 @@ def _parsed(answer: bytes) -> Any:
     return json.loads(answer)["contact"]
 
 
-async def _take_rows(url: str) -> list[asyncpg.Record]:
+async def _take_rows(url: str) -> tuple[list[asyncpg.Record], list[asyncpg.Record]]:
+    """The contacts and the merges, which are removed."""
     connection = await asyncpg.connect(url)
     try:
         rows = await connection.fetch("SELECT id, email, phone_number, linked_id FROM contact ORDER BY id")
+        merges = await connection.fetch("SELECT id, email, phone_number FROM event ORDER BY id")
         await connection.execute("TRUNCATE contact RESTART IDENTITY")
-        return rows
+        return rows, merges
     finally:
         await connection.close()

@@ -19,6 +19,7 @@ from recon.errors import Unavailable
 from recon.identities import identify
 from recon.identities.identify import Answer, Identify, Requests
 from recon.rules.identifiers import Identifiers
+from recon.rules.reconcile import Plan
 from recon.settings import Settings
 from recon.sql import contacts as sql
 from tests.harness.exchanges import Exchange, History, Outcome, Request
@@ -240,8 +241,8 @@ def forgotten_merges(patch: pytest.MonkeyPatch) -> str:
     """Bug: a merge is decided and answered, but not written."""
     change = sql.change_contacts
 
-    async def only_insert(connection: Connection, inserts: Any, newest: Any, _relinks: Any) -> None:
-        await change(connection, inserts, newest, [])
+    async def only_insert(connection: Connection, plan: Plan) -> None:
+        await change(connection, replace(plan, relinks=[], events=[]))
 
     patch.setattr(sql, "change_contacts", only_insert)
     return "lost"

@@ -45,9 +45,8 @@ def serial(
     """Return the model's answers and rows for an order of requests, with the ids of the rows in `like`."""
     model = Model()
     answers: dict[int, Any] = {each.number: model.identify((each.request.email, each.request.phone)) for each in order}
-    pairs = [row[1:] for row in model.rows]
     ids = {(row["email"], row["phone_number"]): row["id"] for row in like or []}
-    renamed = {n: n if like is None else ids.get(pair, -n) for n, pair in enumerate(pairs, start=1)}
+    renamed = {n: n if like is None else ids.get((email, phone), -n) for n, email, phone in model.rows}
     for answer in answers.values():
         answer["primaryContactId"] = answer["primaryContatctId"] = renamed[answer["primaryContactId"]]
         answer["secondaryContactIds"] = [renamed[n] for n in answer["secondaryContactIds"]]

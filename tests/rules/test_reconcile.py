@@ -6,7 +6,8 @@ import pytest
 
 from recon.rules.clusters import Clusters, Contact, Identity, consolidate
 from recon.rules.identifiers import Identifiers
-from recon.rules.reconcile import Reason, decide
+from recon.rules.journal import Kind
+from recon.rules.reconcile import Entry, Reason, decide
 
 
 def said(email: str | None = None, phone: str | None = None) -> Identifiers:
@@ -131,6 +132,36 @@ def test_a_chain_of_merges_in_a_batch_relinks_each_root_once() -> None:
     plan = decide([said("e4", "3"), said("e3", "2"), said("e2", "1")], Clusters(there))
 
     assert plan.relinks == [(2, 1), (3, 1), (4, 1)]
+    assert [(event.place, event.primary.id, event.other.id) for event in plan.events] == [
+        (1, 3, 4),
+        (2, 2, 3),
+        (3, 1, 2),
+    ]
+
+
+def test_a_merge_is_an_event() -> None:
+    """It says which request merged which primaries, at its place among the batch's contacts and events."""
+    requests = [said("a", "1"), said("b", "2"), Identifiers("a", "2", "2", "shop"), said("c", "1")]
+
+    plan = decide(requests, Clusters())
+
+    [event] = plan.events
+    first, second, _ = (contact for contact, _ in plan.inserts)
+    assert event == Entry(3, Kind.MERGED, first, second, "a", "2", "2", "shop")
+    assert [contact.source for contact, _ in plan.inserts] == [None] * 3
+
+
+def test_a_repair_is_an_event() -> None:
+    """Clusters that share an identifier, and a cluster without its primary, are repaired before the first request."""
+    there = [row(1, "a", "1"), row(2, "b", "2"), row(3, "c", "2"), row(4, "d", "4", 3), row(6, "e", "6", 5)]
+
+    plan = decide([said("b"), said("new"), said("e")], Clusters(there))
+
+    assert plan.events == [
+        Entry(1, Kind.MENDED, there[1], there[2], None, "2", "2", detail={"contacts": [3, 4]}),
+        Entry(2, Kind.MENDED, there[4], 5),
+    ]
+    assert plan.relinks == [(3, 2), (5, 6)]
 
 
 def test_the_primary_comes_first_even_when_it_is_not_the_oldest() -> None:

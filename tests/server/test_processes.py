@@ -178,7 +178,7 @@ async def test_another_schema_is_refused_in_one_line(workers: int, start_recon: 
     process = start_recon("--database-url", database_url, "--workers", str(workers), ready=False)
 
     assert process.popen.wait(30) != 0
-    assert process.log.count("this recon serves schema 2, but the database has schema 99") == 1
+    assert process.log.count("this recon serves schema 3, but the database has schema 99") == 1
     assert "Traceback" not in process.log
 
 

@@ -40,12 +40,16 @@ STATEMENTS: dict[str, tuple[str, list[Any]]] = {
             [f"new{n}" for n in range(BATCH)],
             [None] * BATCH,
             [None if n == 0 else 1 for n in range(BATCH)],
+            [None] * BATCH,
             1,
             [6, 11, 16],
             [1, 1, 1],
         ],
     ),
 }
+_NEW = [*range(1, BATCH + 1)]
+_MERGES = [[BATCH + 1], ["merged"], [1], [None], [6], [None], ["e1@example.org"], ["6"], ["6"], ["shop"], [None]]
+STATEMENTS["change and record"] = (sql.CHANGE_AND_RECORD, [*STATEMENTS["change"][1], _NEW, *_MERGES])
 
 
 SIZES = [0, 50, 500, 5_000, 100_000]
