@@ -197,7 +197,7 @@ async def apply_grants(connection: Connection, role: str) -> None:
 
 
 async def apply_schema(connection: Connection, region: str | None = None, *, create: bool = True) -> bool:
-    """Create the schema, with this default region, in a database that has none; True if it was missing.
+    """Create the schema, with this default region, in a database that has none; return whether it had none.
 
     Safe when several do so at once. Raises SchemaMismatch, with what to do, when the database is too
     old, not in UTF-8, or has another schema than this version's, or none and `create` is false; NotPrepared when
@@ -205,23 +205,10 @@ async def apply_schema(connection: Connection, region: str | None = None, *, cre
     """
     cause = ""
     for _ in range(_CREATION_TRIES):
-        server = await connection.fetchrow(_SERVER)
-        comment = await connection.fetchval(SCHEMA_COMMENT)
-        if server is None or server["version"] < OLDEST_SERVER:
-            raise SchemaMismatch("recon needs PostgreSQL 15 or newer")
-        if server["encoding"] != "UTF8":
-            raise SchemaMismatch(f"recon needs a database in UTF8; this one is in {server['encoding']}")
-        if comment == _comment(SCHEMA_VERSION):
+        if await _has_schema(connection):
             return False
-        if server["has_contact"]:
-            raise _mismatch(comment)
         if not create:
             raise _missing()
-        if server["has_event"]:
-            raise SchemaMismatch(
-                "the database has a table `event`, but no table `contact`: its journal would tell of other contacts; "
-                "rename or drop `event` too, or restore `contact`"
-            )
         try:
             async with connection.transaction():
                 with _creating():
@@ -238,6 +225,26 @@ async def apply_schema(connection: Connection, region: str | None = None, *, cre
         else:
             return True
     raise SchemaMismatch(f"the schema could not be created: {cause}")
+
+
+async def _has_schema(connection: Connection) -> bool:
+    """Whether the database has this version's schema; False if none. Raises SchemaMismatch if it cannot have it."""
+    server = await connection.fetchrow(_SERVER)
+    comment = await connection.fetchval(SCHEMA_COMMENT)
+    if server is None or server["version"] < OLDEST_SERVER:
+        raise SchemaMismatch("recon needs PostgreSQL 15 or newer")
+    if server["encoding"] != "UTF8":
+        raise SchemaMismatch(f"recon needs a database in UTF8; this one is in {server['encoding']}")
+    if comment == _comment(SCHEMA_VERSION):
+        return True
+    if server["has_contact"]:
+        raise _mismatch(comment)
+    if server["has_event"]:
+        raise SchemaMismatch(
+            "the database has a table `event`, but no table `contact`: its journal would tell of other contacts; "
+            "rename or drop `event` too, or restore `contact`"
+        )
+    return False
 
 
 async def pending_migrations(connection: Connection) -> list[Migration]:

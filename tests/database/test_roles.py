@@ -90,6 +90,8 @@ FORBIDDEN = [
     "DELETE FROM writer_lane",
     "UPDATE setting SET default_region = 'US'",
     "DELETE FROM setting",
+    "UPDATE event SET primary_id = 1",
+    "DELETE FROM event",
     "ALTER TABLE contact DROP COLUMN email",
     "ALTER TABLE contact DISABLE TRIGGER ALL",
     "DROP TABLE contact",

@@ -26,6 +26,7 @@ import asyncpg
 from recon.sql import invariants
 from tests.harness.databases import execute
 from tests.harness.history import Contact, Exchange, History, Outcome, check, contacts
+from tests.harness.journal import check_journal, events
 from tests.harness.ports import free_port
 from tests.harness.postgres import Cut, Postgres, Proxy
 from tests.harness.processes import Process, StartRecon, recon_processes
@@ -172,6 +173,7 @@ async def survived(fault: Fault, recons: Fleet, *, seed: int, rounds: int = 1, r
     rows = [row for row in await contacts(recons.database_url) if not (row["email"] or "").endswith(PROBES)]
     figures.violations = [
         *(str(violation) for violation in check(history, rows)),
+        *check_journal(history, rows, await events(recons.database_url)),
         *(await invariants.check(recons.database_url))[0],
         *recons.complaints(),
         *(f"{each}: {each.status}" for each in history.of(Outcome.UNKNOWN) if each.status == 500),

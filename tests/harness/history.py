@@ -94,14 +94,14 @@ class _Table:
         for row in self.rows:
             root = row["linked_id"] or row["id"]
             self.clusters[root].append(row)
-            for name in _names(row):
+            for name in names_of(row):
                 self.roots[name].add(root)
                 if holders.setdefault(name, row["id"]) != row["id"]:
                     self.added_to[row["id"]] = holders[name]
 
 
-def _names(row: Contact) -> list[str]:
-    """The identifiers in a row."""
+def names_of(row: Contact) -> list[str]:
+    """The identifiers in a row, in the form in which they are the same."""
     return [*_email_names(filter(None, [row["email"]])), *_phone_names(filter(None, [row["phone_number"]]))]
 
 
@@ -135,7 +135,7 @@ class _Answer:
         return self.exchanges[0]
 
 
-class _Components:
+class Components:
     """The connected components of identifiers (union-find)."""
 
     def __init__(self) -> None:
@@ -193,7 +193,7 @@ def _origins(table: _Table, history: History) -> Iterator[str]:
     refused = {name for exchange in history.of(Outcome.REFUSED) for name in exchange.request.names}
     known: set[str] = set()
     for row in table.rows:
-        names = _names(row)
+        names = names_of(row)
         if (row["email"], row["phone_number"]) not in sent:
             kind = "refused" if refused.intersection(names) else "unsent"
             yield f"{kind}: contact {row['id']} ({', '.join(names)})"
@@ -212,13 +212,13 @@ def _lost(table: _Table, acknowledged: list[Exchange]) -> Iterator[str]:
 
 
 def _unlinked_rows(table: _Table, possible: list[Exchange]) -> Iterator[str]:
-    components = _Components()
+    components = Components()
     for exchange in possible:
         roots = [table.roots.get(name, set()) for name in exchange.request.names]
         if set.intersection(*roots):  # it can have taken effect
             components.join(exchange.request.names)
     for root, rows in table.clusters.items():
-        parts = {components.find(name) for row in rows for name in _names(row)}
+        parts = {components.find(name) for row in rows for name in names_of(row)}
         if len(parts) > 1:
             yield f"unlinked: the cluster of contact {root} is {len(parts)} by its requests: {sorted(parts)}"
 
@@ -269,7 +269,7 @@ def _consolidated(rows: list[Contact]) -> dict[str, Any]:
 
 def _unlinked_answers(answers: list[_Answer], possible: list[Exchange]) -> Iterator[str]:
     """Find answers with more than the requests that started before the answer first ended had linked."""
-    components = _Components()
+    components = Components()
     begun = iter(sorted(possible, key=lambda exchange: exchange.started))
     exchange = next(begun, None)
     for answer in sorted(answers, key=lambda answer: answer.first.ended):
@@ -340,7 +340,7 @@ def _states(table: _Table, answers: list[_Answer]) -> Iterable[_State]:
         parts = answer.names.union(answer.ids)
         states.setdefault(parts, _State(parts, [])).seen.extend(answer.exchanges)
     for rows in table.clusters.values():
-        parts = frozenset(part for row in rows for part in (row["id"], *_names(row)))
+        parts = frozenset(part for row in rows for part in (row["id"], *names_of(row)))
         states.setdefault(parts, _State(parts, []))
     return states.values()
 

@@ -31,6 +31,7 @@ from tests.harness.databases import execute, fetch
 from tests.harness.exchanges import History, Outcome
 from tests.harness.faults import FAULTS, fleet, survived
 from tests.harness.history import check, contacts
+from tests.harness.journal import check_journal, events
 from tests.harness.postgres import Postgres, postgres
 from tests.harness.processes import Process, recon, recon_processes
 from tests.harness.reliability_page import FIGURES, PAGE, ROOT, publish, tables
@@ -94,7 +95,8 @@ async def load(soak: Soak) -> Figures:
                     flush=True,
                 )
         logged = [event for process in processes for event in process.events() if event["level"] != "info"]
-    wrong = [str(each) for each in check(history, await contacts(url))]
+    rows = await contacts(url)
+    wrong = [str(each) for each in check(history, rows)] + check_journal(history, rows, await events(url))
     wrong += [f"not answered: {each}" for each in history.of(Outcome.UNKNOWN)]
     wrong += [f"refused: {each}: {each.status}" for each in history.of(Outcome.REFUSED) if each.status != 400]
     wrong += [f"log: {event}" for event in logged]

@@ -24,6 +24,7 @@ from recon.settings import Settings
 from recon.sql import contacts as sql
 from tests.harness.exchanges import Exchange, History, Outcome, Request
 from tests.harness.history import CONTACTS, Contact, check, contacts
+from tests.harness.journal import check_journal, events
 from tests.harness.processes import recon_processes
 from tests.harness.races import RACES
 from tests.harness.shop import drive
@@ -55,7 +56,12 @@ async def test_a_right_run_is_found_right(run: Run) -> None:
     """In thousands of concurrent requests to two processes, all answered, the checker finds no violation."""
     figures = run.history.figures()
 
-    assert check(run.history, await contacts(run.database_url)) == []
+    rows = await contacts(run.database_url)
+    journal = await events(run.database_url)
+
+    assert check(run.history, rows) == []
+    assert check_journal(run.history, rows, journal) == []
+    assert len(journal) > 100
     assert figures["requests"] == 3_000
     assert figures["acknowledged"] > 2_500
     assert figures["refused"] == 3_000 - figures["acknowledged"] > 20
@@ -248,6 +254,30 @@ def forgotten_merges(patch: pytest.MonkeyPatch) -> str:
     return "lost"
 
 
+def unrecorded_merges(patch: pytest.MonkeyPatch) -> str:
+    """A merge is written without its event."""
+    change = sql.change_contacts
+
+    async def record_nothing(connection: Connection, plan: Plan) -> None:
+        await change(connection, replace(plan, events=[]))
+
+    patch.setattr(sql, "change_contacts", record_nothing)
+    return "unexplained"
+
+
+def merges_recorded_twice(patch: pytest.MonkeyPatch) -> str:
+    """A merge is written with two events."""
+    change = sql.change_contacts
+
+    async def record_twice(connection: Connection, plan: Plan) -> None:
+        await change(connection, plan)
+        again = [replace(event, place=place) for place, event in enumerate(plan.events, start=1)]
+        await change(connection, Plan(events=again))
+
+    patch.setattr(sql, "change_contacts", record_twice)
+    return "repeated"
+
+
 def remembered_answers(patch: pytest.MonkeyPatch) -> str:
     """Bug: a process caches its answers, and misses the writes of the other process."""
     read = Identify.read
@@ -302,7 +332,15 @@ def refusals_after_the_fact(patch: pytest.MonkeyPatch) -> str:
     return "refused"
 
 
-BUGS = [forgotten_merges, remembered_answers, delayed_answers, lost_commits, refusals_after_the_fact]
+BUGS = [
+    forgotten_merges,
+    unrecorded_merges,
+    merges_recorded_twice,
+    remembered_answers,
+    delayed_answers,
+    lost_commits,
+    refusals_after_the_fact,
+]
 
 
 @pytest.mark.parametrize("bug", BUGS)
@@ -314,7 +352,9 @@ async def test_a_bug_in_the_code_is_found(
     async with two_recons(database_url) as urls:
         history = await drive(urls, seed=5, requests=300, patience=0)
 
-    assert kind in kinds(check(history, await contacts(database_url)))
+    rows = await contacts(database_url)
+    violations = check(history, rows) + check_journal(history, rows, await events(database_url))
+    assert kind in kinds(violations)
 
 
 async def test_without_a_bug_nothing_is_found(database_url: str) -> None:
@@ -322,7 +362,9 @@ async def test_without_a_bug_nothing_is_found(database_url: str) -> None:
     async with two_recons(database_url) as urls:
         history = await drive(urls, seed=5, requests=300, patience=0)
 
-    assert check(history, await contacts(database_url)) == []
+    rows = await contacts(database_url)
+    assert check(history, rows) == []
+    assert check_journal(history, rows, await events(database_url)) == []
 
 
 AT_ONCE = 8
