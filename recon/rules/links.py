@@ -1,0 +1,200 @@
+"""The links of an identity: the evidence that its identifiers belong to one person.
+
+The links that requests make form a tree: each joins two parts that nothing joined before. So there is exactly one path
+between two identifiers, and cutting a link leaves exactly two parts. Rows written by other programs can make cycles.
+"""
+
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
+
+from recon.rules.journal import Event, Kind, Record
+
+_Dated: TypeAlias = "tuple[datetime, int, Link]"  # in this order, links are sorted by age
+T = TypeVar("T", bound=Hashable)
+
+
+class Identifier(NamedTuple):
+    """An email or a phone number, by its match key."""
+
+    kind: Literal["email", "phoneNumber"]
+    key: str
+
+
+class LinkKind(StrEnum):
+    """What a link is evidence of."""
+
+    CONTACT = "contact"  # one request had both identifiers, and recon stored a contact
+    MERGE = "merge"  # one request had both identifiers, and merged two identities
+    OPERATOR = "operator"  # a steward put the identifiers together
+    UNEXPLAINED = "unexplained"  # nothing is known but that the identity has both
+
+
+class Link(NamedTuple):
+    """Evidence that identifiers belong to one person.
+
+    Attributes
+    ----------
+    id : the id of the contact or event; for an unexplained link, that of its piece's oldest contact.
+    joins : two identifiers or more.
+    at : when the contact or event was written; None for an unexplained link.
+    source : the name of the API key of the request, if known.
+    """
+
+    kind: LinkKind
+    id: int
+    joins: tuple[Identifier, ...]
+    at: datetime | None
+    source: str | None
+
+    @property
+    def name(self) -> str:
+        """The name by which the API calls the link, such as "contact:12"."""
+        return f"{self.kind}:{self.id}"
+
+
+class DisjointSets(Generic[T]):
+    """Union-find: sets that are united and never divided. An item that was not united is a set of its own."""
+
+    def __init__(self) -> None:
+        self._parent: dict[T, T] = {}
+
+    def find(self, item: T) -> T:
+        """The item that stands for the set of `item`. It changes when the set is united with another."""
+        parent = self._parent
+        while (above := parent.setdefault(item, item)) != item:
+            parent[item] = item = parent[above]  # halves the path, so that the next search is shorter
+        return item
+
+    def unite(self, items: Sequence[T]) -> None:
+        """Unite the sets of all these items. What stands for the set of the first one then stands for all."""
+        first = self.find(items[0])
+        for item in items[1:]:
+            self._parent[self.find(item)] = first
+
+    def together(self, one: T, other: T) -> bool:
+        """Tell whether two items are in one set."""
+        return self.find(one) == self.find(other)
+
+
+def identifiers_of(record: Record) -> tuple[Identifier, ...]:
+    """The identifiers of a contact, its email first: one or two."""
+    email = () if record.email is None else (Identifier("email", record.email),)
+    return email if record.phone_key is None else (*email, Identifier("phoneNumber", record.phone_key))
+
+
+def display_forms(records: Iterable[Record]) -> dict[Identifier, str]:
+    """The text that shows each identifier: a phone number in the form that the first of `records` has."""
+    forms: dict[Identifier, str] = {}
+    for record in records:
+        for identifier in identifiers_of(record):
+            text = record.phone_number if identifier.kind == "phoneNumber" else record.email
+            forms.setdefault(identifier, text or identifier.key)
+    return forms
+
+
+def links_of(records: Sequence[Record], events: Iterable[Event]) -> list[Link]:
+    """All links of an identity, oldest first: by the time and then the id of the contact or event.
+
+    `records` are the identity's live contacts, oldest first by `(created_at, id)`. `events` are those about them, in
+    any order. A merge counts if the identity still has both identifiers and the merge was not undone. An unexplained
+    link has the place of its piece's oldest contact.
+    """
+    contacts = [(record, identifiers_of(record)) for record in records]
+    known = {identifier for _, identifiers in contacts for identifier in identifiers}
+    dated = [
+        (record.created_at, record.id, Link(LinkKind.CONTACT, record.id, identifiers, record.created_at, record.source))
+        for record, identifiers in contacts
+        if len(identifiers) > 1
+    ]
+    dated += _merge_links(events, known)
+    dated += _unexplained_links(contacts, [link for _, _, link in dated])
+    dated.sort()
+    return [link for _, _, link in dated]
+
+
+def path(links: Sequence[Link], start: Identifier, end: Identifier) -> list[Link] | None:
+    """A shortest path from one identifier to another: the links in order, or None if nothing connects the two.
+
+    `links` are in order of age, as `links_of` returns them. Of several shortest paths, it is the one whose first link
+    is the oldest; if that is the same, the one whose second link is the oldest, and so on.
+    """
+    if start == end:
+        return []
+    links_at: dict[Identifier, list[int]] = {}
+    for number, link in enumerate(links):
+        for identifier in link.joins:
+            links_at.setdefault(identifier, []).append(number)
+    # Breadth-first, links by age: the identifiers at each distance are found in the order of their best paths.
+    reached: dict[Identifier, tuple[Identifier, Link]] = {}
+    crossed: set[int] = set()  # an operator link can have many members: look at them once
+    queue = [start]
+    for identifier in queue:
+        for number in links_at.get(identifier, ()):
+            if number not in crossed:
+                crossed.add(number)
+                found = [other for other in links[number].joins if other not in reached and other != start]
+                reached.update(dict.fromkeys(found, (identifier, links[number])))
+                queue += found
+        if end in reached:
+            return _traced(reached, start, end)
+    return None
+
+
+def _traced(reached: Mapping[Identifier, tuple[Identifier, Link]], start: Identifier, end: Identifier) -> list[Link]:
+    """The links from `start` to `end`, by the step that reached each identifier: where from, and by which link."""
+    links = []
+    while end != start:
+        end, link = reached[end]
+        links.append(link)
+    return links[::-1]
+
+
+def parts_without(records: Iterable[Record], links: Sequence[Link], names: Collection[str]) -> list[set[Identifier]]:
+    """What an identity falls into without the links of these names: the parts, that of the oldest contact first.
+
+    `records` are the identity's live contacts, oldest first, and `links` are all its links. The result has one part if
+    other links still connect everything.
+
+    Raises
+    ------
+    ValueError : the identity has no link of such a name.
+    """
+    unknown = set(names).difference(link.name for link in links)
+    if unknown:
+        raise ValueError(f"the identity has no link {min(unknown)}")
+    sets = DisjointSets[Identifier]()
+    for link in links:
+        if link.name not in names:
+            sets.unite(link.joins)
+    parts: dict[Identifier, set[Identifier]] = {}
+    for record in records:
+        for identifier in identifiers_of(record):
+            parts.setdefault(sets.find(identifier), set()).add(identifier)
+    return list(parts.values())
+
+
+def _merge_links(events: Iterable[Event], known: set[Identifier]) -> Iterator[_Dated]:
+    """The links of merges between `known` identifiers. A merge that was undone or erased has none."""
+    for event in events:
+        if event.kind is Kind.MERGED and event.undone_by is None and event.email and event.phone_key:
+            joins = (Identifier("email", event.email), Identifier("phoneNumber", event.phone_key))
+            if known.issuperset(joins):
+                yield event.at, event.id, Link(LinkKind.MERGE, event.id, joins, event.at, event.source)
+
+
+def _unexplained_links(
+    contacts: Sequence[tuple[Record, tuple[Identifier, ...]]], explained: Iterable[Link]
+) -> Iterator[_Dated]:
+    """A link to the oldest contact from each piece that the explained links do not connect to it."""
+    sets = DisjointSets[Identifier]()
+    for link in explained:
+        sets.unite(link.joins)
+    oldest = contacts[0][1][0]
+    root = sets.find(oldest)
+    for record, (identifier, *_) in contacts:
+        if sets.find(identifier) != root:
+            sets.unite((oldest, identifier))  # so that the other contacts of the piece make no link
+            joins = (oldest, identifier)
+            yield record.created_at, record.id, Link(LinkKind.UNEXPLAINED, record.id, joins, None, None)
