@@ -1,0 +1,119 @@
+"""The links and the past of identities as properties, on random histories."""
+
+from itertools import product
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recon.rules.links import identifiers_of, links_of, parts_without, path
+from recon.rules.past import Absence, as_of
+from tests.harness.chronicle import Chronicle
+
+# Few values, so that they meet often.
+SAID = st.tuples(st.sampled_from([None, *"abcde"]), st.sampled_from([None, *"12345"])).filter(any)
+PLACE = st.integers(0, 20)  # which row, in order of creation
+REQUEST = st.tuples(st.just("request"), SAID)
+OTHERS = st.one_of(  # other programs
+    st.tuples(st.just("insert"), SAID),
+    st.tuples(st.just("delete"), PLACE),
+    st.tuples(st.just("restore"), PLACE),
+    st.tuples(st.just("edit"), PLACE, SAID, st.booleans()),
+)
+ATTACH = st.tuples(st.just("attach"), PLACE, SAID)  # another program inserts a secondary
+Step = tuple[Any, ...]
+
+
+def told(steps: list[Step]) -> Chronicle:
+    """What becomes of an empty table; a row that is not there is not changed."""
+    chronicle = Chronicle()
+    for kind, *values in steps:
+        rows = list(chronicle.rows.values())
+        if kind == "request":
+            chronicle.identify(values[0])
+        elif kind == "insert":
+            chronicle.insert(values[0], linked_to=None)
+        elif rows:
+            row = rows[values[0] % len(rows)]
+            if kind == "attach":
+                chronicle.insert(values[1], linked_to=row.id)
+            elif kind == "edit":
+                chronicle.edit(row.id, values[1], deleted=values[2])
+            else:
+                chronicle.edit(row.id, (row.email, row.phone_number), deleted=kind == "delete")
+    return chronicle
+
+
+def check_past(chronicle: Chronicle) -> None:
+    """Every contact is, as of every position, part of the identity that it was part of then."""
+    for contact_id in chronicle.rows:
+        records, events = chronicle.stored(contact_id)
+        for position, answers in chronicle.answers.items():
+            expected = answers.get(contact_id, Absence.UNKNOWN) or Absence.DELETED
+            assert as_of(records, events, contact_id, position) == expected, (contact_id, position)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(REQUEST, min_size=1, max_size=25))
+def test_requests_build_a_tree(steps: list[Step]) -> None:
+    """Nothing is unexplained, one path joins any two identifiers, and any cut leaves two parts."""
+    chronicle = told(steps)
+
+    for root in {row.linked_id or row.id for row in chronicle.rows.values()}:
+        records, events = chronicle.stored(root)
+        links = links_of(records, events)
+        identifiers = {identifier for record in records for identifier in identifiers_of(record)}
+        assert {link.kind for link in links} <= {"contact", "merge"}
+        assert len(identifiers) == len(links) + 1
+        sides = {link: parts_without(records, links, {link.name}) for link in links}
+        for parts in sides.values():
+            assert len(parts) == 2
+            assert set.union(*parts) == identifiers
+        for start, end in product(identifiers, repeat=2):
+            # The links that part the two when they are cut are those of the only path between them.
+            between = {link for link, parts in sides.items() if not any({start, end} <= part for part in parts)}
+            way = path(links, start, end)
+            assert way is not None
+            assert len(way) == len(between)
+            assert set(way) == between
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(REQUEST, OTHERS, ATTACH), min_size=1, max_size=25))
+def test_links_connect_every_identity(steps: list[Step]) -> None:
+    """I8: whatever other programs did, the links connect the identity, and no unexplained link could be left out."""
+    chronicle = told(steps)
+
+    for contact_id in chronicle.rows:
+        records, events = chronicle.stored(contact_id)
+        live = [record for record in records if record.deleted_at is None]
+        links = links_of(live, events)
+        assert len(parts_without(live, links, ())) == bool(live)
+        for link in links:
+            if link.kind == "unexplained":
+                assert len(parts_without(live, links, {link.name})) == 2
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(REQUEST, min_size=1, max_size=25))
+def test_the_past_of_requests_is_what_was_answered(steps: list[Step]) -> None:
+    """Requests alone: as of each position, each contact's identity is the one that was answered."""
+    check_past(told(steps))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.one_of(REQUEST, OTHERS), min_size=1, max_size=25))
+def test_the_past_is_what_was_answered_whatever_others_did(steps: list[Step]) -> None:
+    """The same while other programs insert, edit, soft-delete and restore rows, and recon mends what it meets."""
+    check_past(told(steps))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(REQUEST, OTHERS, ATTACH), min_size=1, max_size=25))
+def test_the_present_is_what_is_answered_now(steps: list[Step]) -> None:
+    """As of the last position, each identity is the stored one, also with rows that nothing explains."""
+    chronicle = told(steps)
+
+    for contact_id in chronicle.rows:
+        expected = chronicle.identity(contact_id) or Absence.DELETED
+        assert as_of(*chronicle.stored(contact_id), contact_id, chronicle.last) == expected
