@@ -1,6 +1,7 @@
-"""What must always hold (I1 to I3 and I5), looked for in a whole database."""
+"""What must always hold (I1 to I3, I5 and I8), looked for in a whole database."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import fields
 
 import asyncpg
 
@@ -10,7 +11,10 @@ from recon.database.schema import fetch_region, require_parts, require_region, r
 from recon.errors import NotPrepared
 from recon.quantities import quantity
 from recon.rules.identifiers import normal_email, normal_phone, phone_key_for
+from recon.rules.journal import Event, Kind, Record
+from recon.rules.links import LinkKind, links_of
 
+_LOWEST_ID = -(2**63)
 _LIVE = "live AS (SELECT *, coalesce(linked_id, id) AS root FROM contact WHERE deleted_at IS NULL)"
 
 # Each yields one row a violation, with one column: what is wrong, by ids and never by identifiers.
@@ -80,6 +84,19 @@ SELECT id, email, phone_number, phone_key FROM contact
 WHERE id > $1 AND deleted_at IS NULL ORDER BY id LIMIT 10000
 """
 
+# Identities of more than one contact, page by page: a contact alone needs no link.
+LINKED = """
+SELECT DISTINCT linked_id FROM contact WHERE linked_id > $1 AND deleted_at IS NULL ORDER BY linked_id LIMIT 1000
+"""
+MEMBERS = f"""
+SELECT {", ".join(field.name for field in fields(Record))} FROM contact
+WHERE id = ANY ($1::bigint[]) OR linked_id = ANY ($1::bigint[]) ORDER BY created_at, id
+"""
+MERGES = f"""
+SELECT {", ".join(field.name for field in fields(Event))} FROM event
+WHERE kind = 'merged' AND primary_id = ANY ($1::bigint[])
+"""
+
 
 async def check(url: str, default_region: str | None = None) -> tuple[list[str], str]:
     """All violations in the database at `url`, a line each, and a line that says how much was looked at.
@@ -101,13 +118,37 @@ async def check(url: str, default_region: str | None = None) -> tuple[list[str],
         found += [row[0] for statement in CHECKS for row in await connection.fetch(statement)]
         found += [line async for line in _unmatchable(connection, await fetch_region(connection))]
         [(contacts, people)] = await connection.fetch(SUMMARY)
-        return found, f"{quantity(contacts, 'contact')} of {quantity(people, 'person', 'people')}"
+        summary = f"{quantity(contacts, 'contact')} of {quantity(people, 'person', 'people')}"
+        if unexplained := await _unexplained_links(connection):
+            summary += f", {quantity(unexplained, 'unexplained link')}"
+        return found, summary
+
+
+async def _unexplained_links(connection: asyncpg.Connection) -> int:
+    """How many links nothing explains: those of merges before the journal, and of rows written by other programs."""
+    count, last = 0, _LOWEST_ID
+    while page := [row["linked_id"] for row in await connection.fetch(LINKED, last)]:
+        identities: dict[int, list[Record]] = {}
+        for row in await connection.fetch(MEMBERS, page):
+            record = Record(*row)
+            identities.setdefault(record.linked_id or record.id, []).append(record)
+        ids = [record.id for records in identities.values() for record in records]
+        events: dict[int, list[Event]] = {}
+        for row in await connection.fetch(MERGES, ids):
+            event = Event(**{**row, "kind": Kind(row["kind"])})
+            events.setdefault(row["primary_id"], []).append(event)
+        for records in identities.values():
+            about = [event for record in records for event in events.get(record.id, ())]
+            links = links_of([record for record in records if record.deleted_at is None], about)
+            count += sum(link.kind is LinkKind.UNEXPLAINED for link in links)
+        last = page[-1]
+    return count
 
 
 async def _unmatchable(connection: asyncpg.Connection, default_region: str | None) -> AsyncIterator[str]:
     """Rows that no request would find, since they are not filed under what requests are normalized to."""
     key = phone_key_for(default_region)
-    last_id = -(2**63)
+    last_id = _LOWEST_ID
     while page := await connection.fetch(IDENTIFIERS, last_id):
         for row in page:
             contact, email, phone = row["id"], row["email"], row["phone_number"]

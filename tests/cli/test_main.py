@@ -7,7 +7,7 @@ import pytest
 from recon import __version__
 from recon.database.definitions import SCHEMA
 from tests.harness.databases import execute, fetch
-from tests.harness.processes import recon
+from tests.harness.processes import MakeClient, recon
 
 
 def test_version() -> None:
@@ -56,7 +56,7 @@ def test_check_without_a_schema(bare_database_url: str) -> None:
     done = recon("check", "--database-url", bare_database_url)
 
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("recon: the database does not have recon's schema 2")
+    assert done.stderr.splitlines()[-1].startswith("recon: the database does not have recon's schema 3")
 
 
 def test_check_without_a_database() -> None:
@@ -79,7 +79,24 @@ async def test_check_of_a_clean_database(database_url: str) -> None:
 
     done = recon("check", "--database-url", database_url)
 
-    assert (done.returncode, done.stdout) == (0, "3 contacts of 2 people: no violations\n")
+    assert (done.returncode, done.stdout) == (0, "3 contacts of 2 people, 1 unexplained link: no violations\n")
+
+
+async def test_check_counts_unexplained_links(make_client: MakeClient, database_url: str) -> None:
+    """What no request explains is counted: a merge before the journal, or rows written by other programs."""
+    client = await make_client()
+    for body in ("a", "1"), ("b", "2"), ("a", "2"), ("c", "3"), ("d", "4"), ("c", "4"), ("e", None):
+        assert (
+            await client.post("/identify", json=dict(zip(("email", "phoneNumber"), body, strict=True)))
+        ).status == 200
+    explained = recon("check", "--database-url", database_url)
+    await execute(database_url, "DELETE FROM event WHERE primary_id = 1")
+    await execute(database_url, "UPDATE contact SET deleted_at = now() WHERE email = 'd'")
+
+    unexplained = recon("check", "--database-url", database_url)
+
+    assert (explained.returncode, explained.stdout) == (0, "5 contacts of 3 people: no violations\n")
+    assert unexplained.stdout == "4 contacts of 3 people, 1 unexplained link: no violations\n"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +104,7 @@ async def test_check_of_a_clean_database(database_url: str) -> None:
     [
         ([], "0 contacts of 0 people"),
         (["('a', 'primary', NULL)"], "1 contact of 1 person"),
-        (["('a', 'primary', NULL)", "('b', 'secondary', 1)"], "2 contacts of 1 person"),
+        (["('a', 'primary', NULL)", "('b', 'secondary', 1)"], "2 contacts of 1 person, 1 unexplained link"),
     ],
 )
 async def test_the_summary_of_a_check(rows: list[str], summary: str, database_url: str) -> None:
