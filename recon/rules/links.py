@@ -31,6 +31,14 @@ class LinkKind(StrEnum):
     UNEXPLAINED = "unexplained"  # nothing is known but that the identity has both
 
 
+_STORED = {
+    LinkKind.CONTACT: "contact",
+    LinkKind.MERGE: "event",
+    LinkKind.OPERATOR: "event",
+    LinkKind.UNEXPLAINED: "unexplained",
+}
+
+
 class Link(NamedTuple):
     """Evidence that identifiers belong to one person.
 
@@ -50,8 +58,8 @@ class Link(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name by which the API calls the link, such as "contact:12"."""
-        return f"{self.kind}:{self.id}"
+        """The name by which the API calls the link, such as "contact:12": what is stored, and its id."""
+        return f"{_STORED[self.kind]}:{self.id}"
 
 
 class DisjointSets(Generic[T]):
@@ -188,6 +196,8 @@ def _unexplained_links(
     contacts: Sequence[tuple[Record, tuple[Identifier, ...]]], explained: Iterable[Link]
 ) -> Iterator[_Dated]:
     """A link to the oldest contact from each piece that the explained links do not connect to it."""
+    if not contacts:
+        return
     sets = DisjointSets[Identifier]()
     for link in explained:
         sets.unite(link.joins)

@@ -146,7 +146,7 @@ def _identity(records: Sequence[Record], roots: set[int]) -> Identity:
 
 def _bonds(records: Iterable[Record], entries: Sequence[_Entry], changes: Iterable[_Change]) -> list[_Bond]:
     """What bonds contacts, found by replaying all that happened; `records` are as they were created."""
-    replay = _Replay(_fates(entries))
+    replay = _Replay(_fates(entries), _primaries(entries))
     change_at = {change.position: change for change in changes}
     steps: list[tuple[int, Record | _Entry]] = [(record.id, record) for record in records]
     steps += [(entry.event.id, entry) for entry in entries]
@@ -177,6 +177,19 @@ def _fates(entries: Sequence[_Entry]) -> dict[int, frozenset[int]]:
     return fates
 
 
+def _primaries(entries: Iterable[_Entry]) -> set[int]:
+    """The contacts that events name as primaries, and that became it by no repair: they were created as such."""
+    named: set[int] = set()
+    promoted: set[int] = set()
+    for event, primary_id, other_id in entries:
+        named.add(primary_id)
+        if event.kind in (Kind.MERGED, Kind.MENDED):
+            named.add(other_id)
+        if event.kind is Kind.MENDED and not _is_shared(event):
+            promoted.add(primary_id)
+    return named - promoted
+
+
 def _absorbed(event: Event, other_id: int) -> set[int]:
     """The contacts of the identity that was absorbed because it shared an identifier; empty for other events."""
     return {other_id, *(event.detail or {}).get("contacts", ())} if _is_shared(event) else set()
@@ -190,15 +203,16 @@ def _is_shared(event: Event) -> bool:
 class _Replay:
     """All that happened to contacts, step by step from the first; `bonds` is what came of it."""
 
-    def __init__(self, fates: dict[int, frozenset[int]]) -> None:
+    def __init__(self, fates: dict[int, frozenset[int]], primaries: set[int]) -> None:
         self.bonds: list[_Bond] = []
         self._sets = DisjointSets[int]()
         self._fates = fates
+        self._primaries = primaries  # contacts that were created as such
         self._holders: dict[Identifier, dict[int, None]] = {}  # the live contacts with each identifier
 
     def create(self, record: Record) -> None:
-        """A contact joins the identity that holds one of its identifiers."""
-        for identifier in identifiers_of(record):
+        """A contact joins the identity that holds one of its identifiers, unless it was created as a primary."""
+        for identifier in () if record.id in self._primaries else identifiers_of(record):
             holder = self._holder(identifier)
             if holder is not None and not self._is_parted(record.id, holder):
                 self._bond(record.id, record.id, holder)

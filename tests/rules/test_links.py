@@ -46,7 +46,7 @@ def test_a_merge_links_what_its_request_had() -> None:
         Link(LinkKind.CONTACT, 27, (email("biffsucks"), phone("717171")), time_of(27), "shop"),
         Link(LinkKind.MERGE, 28, (email("george"), phone("717171")), time_of(28), "shop"),
     ]
-    assert names(path(links, phone("919191"), email("biffsucks"))) == ["contact:11", "merge:28", "contact:27"]
+    assert names(path(links, phone("919191"), email("biffsucks"))) == ["contact:11", "event:28", "contact:27"]
 
 
 def test_a_contact_with_one_identifier_is_no_link() -> None:
@@ -63,7 +63,7 @@ def test_a_chain_of_five_merges() -> None:
 
     links = links_of(records, merges)
 
-    way = [f"contact:{n // 2}" if n % 2 == 0 else f"merge:{6 + n // 2}" for n in range(2, 13)]
+    way = [f"contact:{n // 2}" if n % 2 == 0 else f"event:{6 + n // 2}" for n in range(2, 13)]
     assert names(path(links, phone("1"), email("f"))) == way
     assert names(path(links, email("f"), phone("1"))) == way[::-1]
 
@@ -123,7 +123,7 @@ def test_links_are_in_order_of_time_and_then_id() -> None:
     links = links_of([dated_back, contact(2, "a", "1"), contact(4, "b", "2", 2)], [merge])
 
     assert time_of(4) == time_of(5)
-    assert names(links) == ["contact:9", "contact:2", "contact:4", "merge:5"]
+    assert names(links) == ["contact:9", "contact:2", "contact:4", "event:5"]
 
 
 def test_a_shortest_path_is_found() -> None:
@@ -154,9 +154,9 @@ def test_among_shortest_paths_the_first_link_decides_and_then_the_next() -> None
         link(9, c, d),
     ]
 
-    assert names(path(links, a, d)) == ["operator:1", "operator:4", "operator:5"]
-    assert names(path(links, d, a)) == ["operator:5", "operator:4", "operator:1"]
-    assert names(path(links[1:], a, d)) == ["operator:2", "operator:3", "operator:8"]
+    assert names(path(links, a, d)) == ["event:1", "event:4", "event:5"]
+    assert names(path(links, d, a)) == ["event:5", "event:4", "event:1"]
+    assert names(path(links[1:], a, d)) == ["event:2", "event:3", "event:8"]
 
 
 def test_a_link_joins_all_its_members() -> None:
@@ -164,8 +164,8 @@ def test_a_link_joins_all_its_members() -> None:
     records = [contact(1, "a", None), contact(2, "b", None, 1), contact(3, "c", "3", 1)]
     links = [link(4, email("a"), email("b"), email("c")), link(3, email("c"), phone("3"))]
 
-    assert names(path(links, email("a"), phone("3"))) == ["operator:4", "operator:3"]
-    assert parts_without(records, links, {"operator:4"}) == [{email("a")}, {email("b")}, {email("c"), phone("3")}]
+    assert names(path(links, email("a"), phone("3"))) == ["event:4", "event:3"]
+    assert parts_without(records, links, {"event:4"}) == [{email("a")}, {email("b")}, {email("c"), phone("3")}]
 
 
 def test_no_path_connects_what_no_link_connects() -> None:
@@ -183,8 +183,8 @@ def test_an_identity_falls_into_what_still_holds_together() -> None:
     george, biff = {email("george"), phone("919191")}, {email("biffsucks"), phone("717171")}
 
     assert parts_without(GEORGE_AND_BIFF, links, ()) == [george | biff]
-    assert parts_without(GEORGE_AND_BIFF, links, {"merge:28"}) == [george, biff]
-    assert parts_without(GEORGE_AND_BIFF, links, ["contact:11", "merge:28"]) == [
+    assert parts_without(GEORGE_AND_BIFF, links, {"event:28"}) == [george, biff]
+    assert parts_without(GEORGE_AND_BIFF, links, ["contact:11", "event:28"]) == [
         {email("george")},
         {phone("919191")},
         biff,
@@ -193,8 +193,8 @@ def test_an_identity_falls_into_what_still_holds_together() -> None:
 
 def test_only_links_of_the_identity_can_be_cut() -> None:
     """The error names the link."""
-    with pytest.raises(ValueError, match="the identity has no link merge:29"):
-        parts_without(GEORGE_AND_BIFF, links_of(GEORGE_AND_BIFF, [THEIR_MERGE]), {"merge:28", "merge:29"})
+    with pytest.raises(ValueError, match="the identity has no link event:29"):
+        parts_without(GEORGE_AND_BIFF, links_of(GEORGE_AND_BIFF, [THEIR_MERGE]), {"event:28", "event:29"})
 
 
 def test_a_phone_number_is_shown_as_it_was_first_seen() -> None:
