@@ -81,7 +81,7 @@ class Database:
         self._default_region = settings.default_region
         self._retry_limit = settings.retry_limit
         self._begin = f"BEGIN ISOLATION LEVEL {settings.isolation}"
-        self._begin_reading: str | None = None  # no need: the session's default isolation does it
+        self._begin_snapshot: str | None = None  # no need: the session's default isolation does it
         milliseconds = f"{settings.statement_timeout * 1000:.0f}"
         session = SESSION | {
             "default_transaction_isolation": settings.isolation.lower(),
@@ -92,7 +92,7 @@ class Database:
             # A session is lent for a transaction: each brings its settings along, in the same message as
             # BEGIN, and no prepared statement outlives it. pgbouncer refuses settings at connecting but for a few.
             set_local = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in session.items())
-            self._begin_reading = f"{self._begin} READ ONLY{set_local}"
+            self._begin_snapshot = f"{self._begin} READ ONLY{set_local}"
             self._begin += set_local
             session = {"application_name": SESSION["application_name"]}
         # Not serializable: all others would have to remember what they read for as long as that waits.
@@ -101,6 +101,10 @@ class Database:
         self._begin_waiting = (
             self._begin.replace(settings.isolation, "READ COMMITTED", 1) + f"; SET LOCAL lock_timeout = {lock_timeout}"
         )
+        # With the lane, the order of commits is a serial order, and any snapshot shows what some first part of it wrote:
+        # then no read is part of a serialization conflict.
+        reading_isolation = "REPEATABLE READ" if settings.writer_lane else settings.isolation
+        self._begin_reading = self._begin.replace(settings.isolation, f"{reading_isolation} READ ONLY", 1)
         if settings.writer_lane:
             # In the same message as BEGIN and before any snapshot: a transaction that waited here sees what
             # its predecessor wrote. A lock that a later statement takes would come too late for that.
@@ -181,8 +185,15 @@ class Database:
         through pgbouncer, where other clients share the session). `work` may run more than once.
         """
         return await self._until_serial(
-            step, work if self._begin_reading is None else _transaction(self._begin_reading, work)
+            step, work if self._begin_snapshot is None else _transaction(self._begin_snapshot, work)
         )
+
+    async def reading(self, step: str, work: Work[T]) -> T:
+        """Run `work`, statements that only read, on one snapshot, which is the state after some committed transaction.
+
+        No writer waits for it. `work` may run more than once. Raises what `serializable` raises.
+        """
+        return await self._until_serial(step, _transaction(self._begin_reading, work))
 
     async def serializable(self, step: str, work: Work[T]) -> T:
         """Run `work` in a serializable transaction, COMMIT included, until it commits without a serialization conflict.

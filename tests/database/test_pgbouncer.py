@@ -166,9 +166,11 @@ async def test_each_transaction_brings_its_settings(pooled_url: str) -> None:
     async with Database(pooled_url, DatabaseSettings(pgbouncer=True, statement_timeout=7)).opened() as database:
         read = await asyncio.gather(*([database.snapshot("test", settings_of) for _ in range(8)]))
         written = await asyncio.gather(*([database.serializable("test", settings_of) for _ in range(8)]))
+        snapshots = await asyncio.gather(*([database.reading("test", settings_of) for _ in range(8)]))
 
     assert read == [expected] * 8
     assert written == [expected | {"lock_timeout": "5ms"}] * 8  # once they have the lane
+    assert snapshots == [expected | {"transaction_isolation": "repeatable read"}] * 8
     # And no setting remains in the sessions that others use.
     assert (await _settings(pooled_url, "default_transaction_isolation", "enable_seqscan")) == ["read committed", "on"]
 
