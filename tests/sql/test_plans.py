@@ -12,6 +12,7 @@ import pytest
 from recon.database.definitions import SCHEMA
 from recon.database.transactions import SESSION
 from recon.sql import contacts as sql
+from recon.sql import journal
 from tests.harness.databases import execute
 
 SEED = """
@@ -19,6 +20,12 @@ INSERT INTO contact (email, phone_number, link_precedence, linked_id)
 SELECT 'e' || n || '@example.org', n::text,
     CASE WHEN n % 5 = 0 THEN 'secondary' ELSE 'primary' END, CASE WHEN n % 5 = 0 THEN n - 1 END
 FROM generate_series(1, {rows}) AS n
+"""
+# A merge for every tenth contact.
+JOURNAL = """
+INSERT INTO event (id, kind, primary_id, other_id, email, phone_number, phone_key)
+SELECT {rows} + n, 'merged', n, n + 1, 'e' || n || '@example.org', n::text, n::text
+FROM generate_series(1, {rows}, 10) AS n
 """
 BATCH = 64
 
@@ -49,6 +56,15 @@ STATEMENTS: dict[str, tuple[str, list[Any]]] = {
 }
 _NEW = [*range(1, BATCH + 1)]
 _MERGES = [[BATCH + 1], ["merged"], [1], [None], [6], [None], ["e1@example.org"], ["6"], ["6"], ["shop"], [None]]
+STATEMENTS |= {
+    "find root by id": (journal.FIND_ROOT, [5, None, None]),
+    "find root by email": (journal.FIND_ROOT, [None, "e5@example.org", None]),
+    "find root by phone": (journal.FIND_ROOT, [None, None, "5"]),
+    "fetch records": (journal.FETCH_RECORDS, [4, None, None]),
+    "fetch a page of records": (journal.FETCH_RECORDS, [4, 4, 100]),
+    "fetch events": (journal.FETCH_EVENTS, [4, None, None]),
+    "fetch a page of events": (journal.FETCH_EVENTS, [4, 4, 100]),
+}
 STATEMENTS["change and record"] = (sql.CHANGE_AND_RECORD, [*STATEMENTS["change"][1], _NEW, *_MERGES])
 
 
@@ -63,36 +79,86 @@ def table_url(request: pytest.FixtureRequest, shared_database_url: str) -> str:
     rows, analysed = request.param
     asyncio.run(execute(shared_database_url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public", SCHEMA))
     asyncio.run(
-        execute(shared_database_url, "ALTER TABLE contact SET (autovacuum_enabled = off)", SEED.format(rows=rows))
+        execute(
+            shared_database_url,
+            "ALTER TABLE contact SET (autovacuum_enabled = off)",
+            "ALTER TABLE event SET (autovacuum_enabled = off)",
+            SEED.format(rows=rows),
+            JOURNAL.format(rows=rows),
+        )
     )
     if analysed:
-        asyncio.run(execute(shared_database_url, "ANALYZE contact"))
+        asyncio.run(execute(shared_database_url, "ANALYZE contact", "ANALYZE event"))
     return shared_database_url
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
 async def test_no_sequential_scan(name: str, table_url: str) -> None:
-    """No statement of a request reads contact but by an index, and it reads few pages."""
+    """No statement of a request reads contact or event but by an index, and it reads few pages."""
     statement, arguments = STATEMENTS[name]
-    connection = await asyncpg.connect(table_url, server_settings=SESSION)
+
+    plan = await _plan(statement, arguments, table_url)
+
+    _require_index_walks(plan)
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 60 * BATCH
+
+
+# An identity of 10,000 contacts, and a million events, of which 10,000 are about it, one for each contact.
+MILLION = [
+    "INSERT INTO contact (email, phone_number) VALUES ('large-1', '1')",
+    """INSERT INTO contact (email, phone_number, linked_id, link_precedence)
+    SELECT 'large-' || n, '1', 1, 'secondary' FROM generate_series(2, 10000) AS n""",
+    """INSERT INTO event (id, kind, primary_id, other_id)
+    SELECT 20000 + n, 'deleted', 20000 + n, 20000 + n FROM generate_series(1, 990000) AS n""",
+    """INSERT INTO event (id, kind, primary_id, other_id)
+    SELECT 2000000 + n, 'deleted', 1, n FROM generate_series(1, 10000) AS n""",
+]
+OF_LARGE = {
+    "links": (journal.FETCH_EVENTS, [1, None, None], 10_000),
+    "why": (journal.FETCH_RECORDS, [1, None, None], 10_000),
+    "a page of events": (journal.FETCH_EVENTS, [1, 2_005_000, 100], 100),
+    "a page of records": (journal.FETCH_RECORDS, [1, 5_000, 100], 100),
+}
+
+
+async def test_a_large_identity_in_a_journal_of_a_million_events(database_url: str) -> None:
+    """Links, why and history of 10,000 contacts walk along indexes, and read none of the other events."""
+    await execute(database_url, "ALTER TABLE event SET (autovacuum_enabled = off)", *MILLION)
+
+    for name, (statement, arguments, rows) in OF_LARGE.items():
+        plan = await _plan(statement, arguments, database_url)
+
+        _require_index_walks(plan)
+        assert plan["Actual Rows"] == rows, name
+        # Each of the 10,000 ids is looked up in two indexes of the journal, a few pages each.
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 100_000, name
+
+
+async def _plan(statement: str, arguments: list[Any], url: str) -> dict[str, Any]:
+    """The plan of a statement as recon runs it, prepared, with the generic plan; and what came of it."""
+    connection = await asyncpg.connect(url, server_settings=SESSION)
     transaction = connection.transaction(isolation="serializable")
     await transaction.start()
-    # As recon runs it: prepared, with the generic plan.
     await connection.execute(f"PREPARE tested AS {statement}")
     literals = ", ".join(_literal(argument) for argument in arguments)
     plan = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE tested ({literals})"))
     await transaction.rollback()
     await connection.close()
+    found: dict[str, Any] = plan[0]["Plan"]
+    return found
 
-    nodes = list(_nodes(plan[0]["Plan"]))
 
-    scans = [node for node in nodes if node.get("Relation Name") == "contact" and node["Node Type"] != "ModifyTable"]
+def _require_index_walks(plan: dict[str, Any]) -> None:
+    scans = [
+        node
+        for node in _nodes(plan)
+        if node.get("Relation Name") in {"contact", "event"} and node["Node Type"] != "ModifyTable"
+    ]
     assert scans
     assert {node["Node Type"] for node in scans} <= {"Index Scan", "Index Only Scan"}
     for node in scans:
         # An index scan without a condition is a sequential scan in disguise.
         assert "Index Cond" in node, node
-    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 60 * BATCH
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -101,7 +167,11 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(child)
 
 
-def _literal(argument: list[Any] | int) -> str:
+def _literal(argument: list[Any] | int | str | None) -> str:
+    if argument is None:
+        return "NULL"
     if isinstance(argument, int):
         return str(argument)
+    if isinstance(argument, str):
+        return f"'{argument}'"
     return "'{" + ",".join("NULL" if item is None else str(item) for item in argument) + "}'"

@@ -1,0 +1,110 @@
+"""All SQL that reads contacts together with their journal. Each statement is a named constant above its function."""
+
+import json
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from recon.database.transactions import Connection
+from recon.rules.journal import Event, Kind, Record
+from recon.sql.contacts import LARGE
+
+# The columns of contacts and events have the names of the fields, and are selected in their order: so a row is a
+# value's arguments.
+_RECORD = ", ".join(field.name for field in fields(Record))
+_EVENT = ", ".join(field.name for field in fields(Event))
+
+# The contact that leads to an identity: one of this id, or else a live one with this email or match key. Where rows of
+# other programs share an identifier across identities, any of these is found: the next request that has it merges them.
+# The walk along the index for the size ends after LARGE rows.
+FIND_ROOT = f"""
+SELECT id, (SELECT count(*) FROM (SELECT FROM contact WHERE linked_id = root.id LIMIT {LARGE}) AS other) = {LARGE},
+    EXISTS (SELECT FROM contact WHERE contact.id = root.id AND deleted_at IS NULL)
+    OR EXISTS (SELECT FROM contact WHERE linked_id = root.id AND deleted_at IS NULL)
+FROM (
+    SELECT coalesce(linked_id, id) AS id FROM contact WHERE id = $1::bigint
+    UNION ALL
+    SELECT coalesce(linked_id, id) FROM contact WHERE email = $2::text AND deleted_at IS NULL
+    UNION ALL
+    SELECT coalesce(linked_id, id) FROM contact WHERE phone_key = $3::text AND deleted_at IS NULL
+    LIMIT 1
+) AS root
+"""
+
+
+class Root(NamedTuple):
+    """The id that the contacts of an identity are linked to.
+
+    Attributes
+    ----------
+    is_large : whether the identity has more than LARGE contacts, soft-deleted ones included.
+    is_live : whether any of them is live.
+    """
+
+    id: int
+    is_large: bool
+    is_live: bool
+
+
+async def find_root(
+    connection: Connection, *, contact_id: int | None = None, email: str | None = None, phone_key: str | None = None
+) -> Root | None:
+    """The root of the identity of a contact, live or soft-deleted, or of an identifier. None if there is no such."""
+    row = await connection.fetchrow(FIND_ROOT, contact_id, email, phone_key)
+    return None if row is None else Root(*row)
+
+
+# All contacts of an identity by position, or a page of them.
+FETCH_RECORDS = f"""
+SELECT {_RECORD}
+FROM (
+    SELECT * FROM contact WHERE id = $1::bigint
+    UNION ALL
+    SELECT * FROM contact WHERE linked_id = $1::bigint
+) AS member
+WHERE $2::bigint IS NULL OR id > $2::bigint
+ORDER BY id LIMIT $3::bigint
+"""
+
+
+async def fetch_records(
+    connection: Connection, root: int, *, after: int | None = None, limit: int | None = None
+) -> list[Record]:
+    """The contacts of the identity with this root, soft-deleted ones included, by position.
+
+    With `after` and `limit`, only the first `limit` contacts after that position.
+    """
+    return [Record(*row) for row in await connection.fetch(FETCH_RECORDS, root, after, limit)]
+
+
+# All events that name a contact of an identity, by position, or a page of them. Two walks, since one along both indexes
+# (OR) would be a bitmap scan; UNION, since most events name two contacts of the identity.
+FETCH_EVENTS = f"""
+WITH member AS MATERIALIZED (
+    SELECT $1::bigint AS id UNION ALL SELECT id FROM contact WHERE linked_id = $1::bigint
+)
+SELECT {_EVENT} FROM event
+WHERE id = ANY (ARRAY(
+    SELECT id FROM event WHERE primary_id = ANY (ARRAY(SELECT id FROM member))
+    UNION
+    SELECT id FROM event WHERE other_id = ANY (ARRAY(SELECT id FROM member))
+)) AND ($2::bigint IS NULL OR id > $2::bigint)
+ORDER BY id LIMIT $3::bigint
+"""
+
+
+async def fetch_events(
+    connection: Connection, root: int, *, after: int | None = None, limit: int | None = None
+) -> list[Event]:
+    """The events about any contact of the identity with this root, by position.
+
+    With `after` and `limit`, only the first `limit` events after that position.
+    """
+    rows = await connection.fetch(FETCH_EVENTS, root, after, limit)
+    return [_event(dict(row)) for row in rows]
+
+
+def _event(columns: dict[str, Any]) -> Event:
+    """The event of a row, whose kind and detail the driver returns as text."""
+    detail = columns["detail"]
+    columns |= {"kind": Kind(columns["kind"]), "detail": None if detail is None else json.loads(detail)}
+    return Event(**columns)
