@@ -1,10 +1,14 @@
 """The errors that recon raises. Nothing here knows HTTP; `http.problems` maps each error to a status.
 
     ReconError
-    ├── InvalidRequest      the client's mistake
+    ├── InvalidRequest      the client's mistake, in the body
+    ├── InvalidParameter    the client's mistake, in the path or the query
     ├── Unauthorized        no valid API key
     ├── Forbidden           a valid API key of another scope
     ├── ForeignHost         the request names a host that recon does not serve
+    ├── NotFound            no contact ever had what the request names
+    ├── Gone                a contact had it once
+    │   └── Deleted         but every contact of its identity is soft-deleted
     ├── Misconfigured       the operator's mistake
     ├── SchemaMismatch      this version cannot serve the database's schema
     │   └── NotPrepared     it can once an operator has run a command; a process waits for that
@@ -49,6 +53,12 @@ class InvalidRequest(ReconError):
         self.errors = errors
 
 
+class InvalidParameter(ReconError):
+    """A parameter of the request's path or query is invalid."""
+
+    code = "invalid-parameter"
+
+
 class Unauthorized(ReconError):
     """Send a valid API key: `Authorization: Bearer <key>`."""
 
@@ -65,6 +75,22 @@ class ForeignHost(ReconError):
     """recon does not serve the host that the request names; --allowed-hosts adds hosts."""
 
     code = "foreign-host"
+
+
+class NotFound(ReconError):
+    """No contact ever had this id."""
+
+    code = "not-found"
+
+
+class Gone(ReconError):
+    """The identity is gone."""
+
+
+class Deleted(Gone):
+    """No live contact of this identity is left."""
+
+    code = "deleted"
 
 
 class Misconfigured(ReconError):

@@ -12,10 +12,12 @@ from recon.http.endpoints import Endpoint, content
 from recon.http.problems import Problem
 
 _PROBLEMS = {
-    400: "The body is not JSON, or not an email or a phone number. `errors` says where.",
+    400: "The request is invalid. `detail` says what is wrong, and for a body `errors` says where.",
     401: "The request has no valid API key.",
     403: "The API key lacks the scope that the request needs.",
+    404: "No contact has, or had then, what the request names.",
     408: "The body did not arrive in time.",
+    410: "The identity is gone: no live contact is left.",
     413: "The body is larger than recon accepts.",
     414: "The request's target is too long.",
     415: "The body is not declared as JSON in UTF-8, or has an encoding other than gzip or deflate.",

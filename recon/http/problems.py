@@ -8,13 +8,27 @@ from pydantic import Field
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
-from recon.errors import FieldError, Forbidden, ForeignHost, InvalidRequest, ReconError, Unauthorized, Unavailable
+from recon.errors import (
+    FieldError,
+    Forbidden,
+    ForeignHost,
+    Gone,
+    InvalidParameter,
+    InvalidRequest,
+    NotFound,
+    ReconError,
+    Unauthorized,
+    Unavailable,
+)
 
 # The status of each class of error: all that HTTP code needs to know about recon's errors.
 STATUS = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
+    InvalidParameter: HTTPStatus.BAD_REQUEST,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
+    NotFound: HTTPStatus.NOT_FOUND,
+    Gone: HTTPStatus.GONE,
     ForeignHost: HTTPStatus.MISDIRECTED_REQUEST,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 from weakref import ReferenceType, ref
 
@@ -13,6 +14,16 @@ Waiting: TypeAlias = asyncio.Future[Any]
 # Slots of the timing wheel. Requests of one slot expire together, up to a slot early: then watching a request is an
 # append to a list, without a timer of its own and without reading the clock.
 _TICKS = 20
+
+
+@asynccontextmanager
+async def limited(seconds: float) -> AsyncIterator[None]:
+    """End what only reads with DeadlineExceeded after `seconds`. A timer each: reads are few."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise DeadlineExceeded from error
 
 
 class Deadlines:
