@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from aiohttp import web
 
 from recon import background
-from recon.api import health, openapi
+from recon.api import health, identities, openapi
 from recon.api import identify as identify_endpoint
 from recon.api.messages import identify_response
 from recon.database.transactions import Database
@@ -18,6 +18,7 @@ from recon.http.unsent import Unsent
 from recon.identities.batching import coalesced, plain
 from recon.identities.deadlines import Deadlines
 from recon.identities.identify import Answer, Identify
+from recon.identities.lookup import Lookup
 from recon.keys import Keys, keys_of
 from recon.pages import docs
 from recon.rules.identifiers import Identifiers
@@ -77,7 +78,12 @@ def api(
     with_keys: bool,
 ) -> list[Endpoint]:
     """The endpoints that the OpenAPI document describes."""
-    return [*identify_endpoint.endpoints(identify, settings, with_keys=with_keys), *health.endpoints(database, closing)]
+    lookup = Lookup(database, max(1, settings.pool_size // 4), settings.queue_limit)
+    return [
+        *identify_endpoint.endpoints(identify, settings, with_keys=with_keys),
+        *identities.endpoints(lookup, settings),
+        *health.endpoints(database, closing),
+    ]
 
 
 def _hosts(settings: Settings, keys: Keys | None) -> Hosts | None:

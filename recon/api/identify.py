@@ -92,7 +92,7 @@ def identify_handler(
 
     async def handler(request: web.Request) -> web.StreamResponse:
         """Link an email, a phone number, or both, and answer with the complete identity."""
-        _require_json(request)
+        require_json(request)
         try:
             body = await request.read()
         except (web.RequestPayloadError, ConnectionError):  # ConnectionError: the client disconnected
@@ -102,7 +102,8 @@ def identify_handler(
     return handler
 
 
-def _require_json(request: web.Request) -> None:
+def require_json(request: web.Request) -> None:
+    """Raise the error for a body that is not declared as JSON in UTF-8, or has an encoding that recon does not know."""
     encoding = request.headers.get(hdrs.CONTENT_ENCODING)
     if encoding is not None and encoding.lower() not in _ENCODINGS:
         raise unsupported_encoding()

@@ -1,6 +1,6 @@
 """The messages of the API: the shapes of requests and answers, JSON to identifiers, and an identity to JSON."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -27,8 +27,8 @@ _UNKNOWN_FIELD = "must have no fields other than email and phoneNumber"
 
 # For the published schema: at most so many characters, and no control characters. Blanks at the ends are trimmed first
 # and do not count. (A `maxLength` would count them.)
-_TEXT = r"^[\t-\r ]*[^\x00-\x1f\x7f-\x9f]{0,%d}[\t-\r ]*$"
-_NOT_BLANK = r"\S"
+TEXT = r"^[\t-\r ]*[^\x00-\x1f\x7f-\x9f]{0,%d}[\t-\r ]*$"
+NOT_BLANK = r"\S"
 
 
 class IdentifyRequest(BaseModel):
@@ -41,10 +41,10 @@ class IdentifyRequest(BaseModel):
         json_schema_extra={
             "examples": [{"email": "mcfly@hillvalley.edu", "phoneNumber": "123456"}],
             "anyOf": [
-                {"required": ["email"], "properties": {"email": {"type": "string", "pattern": _NOT_BLANK}}},
+                {"required": ["email"], "properties": {"email": {"type": "string", "pattern": NOT_BLANK}}},
                 {
                     "required": ["phoneNumber"],
-                    "properties": {"phoneNumber": {"type": ["string", "integer"], "pattern": _NOT_BLANK}},
+                    "properties": {"phoneNumber": {"type": ["string", "integer"], "pattern": NOT_BLANK}},
                 },
             ],
         },
@@ -56,7 +56,7 @@ class IdentifyRequest(BaseModel):
             "An email address. Trimmed, composed (Unicode NFC) and lower-cased; blank and null mean absent. "
             f"At most {MAX_EMAIL} characters, as sent and in this form."
         ),
-        json_schema_extra={"pattern": _TEXT % MAX_EMAIL},
+        json_schema_extra={"pattern": TEXT % MAX_EMAIL},
     )
     phoneNumber: Annotated[str | Annotated[int, Field(ge=0)], AfterValidator(normal_phone)] | None = Field(
         default=None,
@@ -65,7 +65,7 @@ class IdentifyRequest(BaseModel):
             "width of their digits (Unicode NFKC) are the same; blank and null mean absent. "
             f"At most {MAX_PHONE} characters, as sent and in NFKC."
         ),
-        json_schema_extra={"pattern": _TEXT % MAX_PHONE, "exclusiveMaximum": 10**MAX_PHONE},
+        json_schema_extra={"pattern": TEXT % MAX_PHONE, "exclusiveMaximum": 10**MAX_PHONE},
     )
 
     def identifiers(self, phone_key: Callable[[str], str], source: str | None) -> Identifiers:
@@ -101,6 +101,12 @@ class IdentifyResponse(TypedDict):
     contact: Identity
 
 
+class LookupResponse(TypedDict):
+    """The identities that hold the request's identifiers: none, one, or that of the email and that of the phone."""
+
+    contacts: list[Identity]
+
+
 def identify_response(identity: clusters.Identity) -> bytes:
     """Return the IdentifyResponse with this identity, as JSON."""
     response: IdentifyResponse = {
@@ -113,6 +119,13 @@ def identify_response(identity: clusters.Identity) -> bytes:
         }
     }
     return to_json(response)
+
+
+def lookup_response(identities: Iterable[clusters.Identity]) -> bytes:
+    """The answer with these identities, a LookupResponse, as JSON."""
+    # The one encoder is on the path of a request, and stays in one piece: here its answers lose what is around them.
+    contacts = [identify_response(identity).removeprefix(b'{"contact":')[:-1] for identity in identities]
+    return b'{"contacts":[%s]}' % b",".join(contacts)
 
 
 Parser: TypeAlias = Callable[[bytes, str | None], Identifiers]
@@ -129,7 +142,7 @@ def request_parser(*, strict: bool, default_region: str | None) -> Parser:
     def parse(body: bytes, source: str | None) -> Identifiers:
         try:
             if b"NaN" in body or b"Infinity" in body:
-                _refuse_constants(body)
+                refuse_constants(body)
             request = model.model_validate_json(body)
         except ValidationError as error:
             raise InvalidRequest(_field_errors(error)) from None
@@ -143,7 +156,7 @@ def request_parser(*, strict: bool, default_region: str | None) -> Parser:
     return parse
 
 
-def _refuse_constants(body: bytes) -> None:
+def refuse_constants(body: bytes) -> None:
     """Refuse NaN and Infinity, which JSON does not have.
 
     The model's own parsing lets them pass in fields that it ignores, and has no setting for that.
@@ -151,7 +164,7 @@ def _refuse_constants(body: bytes) -> None:
     try:
         from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise InvalidRequest([FieldError("", _json_error(str(error)))]) from None
+        raise InvalidRequest([FieldError("", json_error(str(error)))]) from None
 
 
 # Messages of pydantic's parser about valid JSON that exceeds its limits. The rest of a message is the position.
@@ -161,7 +174,7 @@ _BEYOND = {
 }
 
 
-def _json_error(message: str) -> str:
+def json_error(message: str) -> str:
     for beyond, detail in _BEYOND.items():
         if message.startswith(beyond):
             return detail + message.removeprefix(beyond)
@@ -176,7 +189,7 @@ def _field_errors(error: ValidationError) -> list[FieldError]:
             continue
         field = str(item["loc"][0]) if item["loc"] else ""
         if item["type"] == "json_invalid":
-            detail = _json_error(item["ctx"]["error"])
+            detail = json_error(item["ctx"]["error"])
         elif item["type"] == "value_error":
             detail = str(item["ctx"]["error"])
         elif field:

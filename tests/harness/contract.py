@@ -12,14 +12,18 @@ from recon.rules.identifiers import MAX_EMAIL, MAX_PHONE, normal_email, normal_p
 def filter_body(_: schemathesis.HookContext, body: Any) -> bool:
     """Filter out invalid bodies that a JSON Schema cannot forbid.
 
-    - Whole numbers that are written as fractions. In JSON Schema, 1.0 is an integer. recon refuses such a phone number,
-      because the client had it in a float and perhaps rounded it.
+    - Whole numbers that are written as fractions. In JSON Schema, 1.0 is an integer. recon refuses such a phone number or
+      contact id, because the client had it in a float and perhaps rounded it.
     - Identifiers that are short enough as sent, but not in their canonical form.
     """
-    if not isinstance(body, dict):
-        return True
-    email, phone = body.get("email"), body.get("phoneNumber")
-    return not (isinstance(phone, float) or _grows("NFC", email, MAX_EMAIL) or _grows("NFKC", phone, MAX_PHONE))
+    ends = [body.get("from"), body.get("to")] if isinstance(body, dict) else []
+    return all(_is_as_the_schema_says(part) for part in (body, *ends) if isinstance(part, dict))
+
+
+def _is_as_the_schema_says(said: dict[str, Any]) -> bool:
+    email, phone, contact_id = said.get("email"), said.get("phoneNumber"), said.get("contactId")
+    is_fraction = isinstance(phone, float) or isinstance(contact_id, float)
+    return not (is_fraction or _grows("NFC", email, MAX_EMAIL) or _grows("NFKC", phone, MAX_PHONE))
 
 
 def _grows(form: Literal["NFC", "NFKC"], value: object, limit: int) -> bool:

@@ -19,6 +19,8 @@ from tests.harness.databases import execute
 from tests.harness.processes import Process
 
 JSON = {"Content-Type": "application/json"}
+# Where a 200 has identifiers in its body, and must have.
+ANSWERING = ("/identify", "/lookup", "/why", "/identities/")
 
 
 class Hidden:
@@ -108,7 +110,7 @@ async def _everything(process: Process, hidden: Hidden, url: str, server_url: st
             nonlocal good
             async with http.request(method, path, allow_redirects=False, **how) as response:
                 body = await response.text()
-                is_answer = response.status == 200 and path == "/identify"
+                is_answer = response.status == 200 and path.startswith(ANSWERING)
                 head = f"{response.reason} {dict(response.headers)} "
                 seen.setdefault(response.status, []).append(head if is_answer else head + body)
                 good += body if is_answer else ""
@@ -116,6 +118,8 @@ async def _everything(process: Process, hidden: Hidden, url: str, server_url: st
 
         for how in _requests(hidden):
             await ask(**({"method": "POST", "path": "/identify"} | how))
+        for expected, question in _questions(hidden):
+            assert await ask(**question) == expected, question
         for rubbish in _rubbish(hidden):
             for answer in await _raw(process.port, rubbish):
                 seen.setdefault(400, []).append(answer)
@@ -177,6 +181,31 @@ def _requests(hidden: Hidden) -> Iterable[dict[str, Any]]:
         yield {"method": "GET", "path": "/healthz", "headers": {"Expect": word}}
     yield {"method": f"X{number}", "path": "/identify"}
     yield {"method": "DELETE", "path": f"/identify?phoneNumber={number}", "headers": shop}
+
+
+def _questions(hidden: Hidden) -> Iterable[tuple[int, dict[str, Any]]]:
+    """What a steward asks, well and badly, with the status of each answer."""
+    desk, email, phone = {"Authorization": f"Bearer {hidden.watch}"}, hidden.emails[0], hidden.phones[0]
+    post: dict[str, Any] = {"method": "POST", "headers": desk}
+    get: dict[str, Any] = {"method": "GET", "headers": desk}
+    both = {"from": {"email": email}, "to": {"phoneNumber": hidden.phones[1]}}
+    yield 200, post | {"path": "/lookup", "json": {"email": email, "phoneNumber": phone}}
+    yield 200, post | {"path": "/why", "json": both}
+    for path in ("/identities/1", "/identities/1/links", "/identities/1/history", "/identities/1?asOf=1"):
+        yield 200, get | {"path": path}
+        yield 403, {"method": "GET", "path": path, "headers": {"Authorization": f"Bearer {hidden.shop}"}}
+    yield 404, post | {"path": "/why", "json": both | {"to": {"email": hidden.emails[8]}}}
+    yield 400, post | {"path": "/why", "json": both | {"to": {"email": email, "phoneNumber": phone}}}
+    yield 400, post | {"path": "/why", "json": {email: phone}}
+    for path in ("/lookup", "/why"):
+        yield 400, post | {"path": f"{path}?email={email}", "json": both}
+        yield 400, post | {"path": path, "data": email, "headers": desk | JSON}
+    for word in (email, hidden.shop):
+        yield 400, get | {"path": f"/identities/{word}"}
+        yield 400, get | {"path": f"/identities/{word}/links"}
+        yield 400, get | {"path": f"/identities/1?asOf={word}"}
+        yield 400, get | {"path": f"/identities/1/history?after={word}&{word}=1"}
+    yield 404, get | {"path": f"/identities/{phone}/history"}
 
 
 def _rubbish(hidden: Hidden) -> Iterable[bytes]:
