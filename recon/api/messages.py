@@ -157,14 +157,14 @@ def request_parser(*, strict: bool, default_region: str | None) -> Parser:
 
 
 def refuse_constants(body: bytes) -> None:
-    """Refuse NaN and Infinity, which JSON does not have.
+    """Raise InvalidRequest for NaN and Infinity, which JSON does not have, and for all else that is no JSON.
 
     The model's own parsing lets them pass in fields that it ignores, and has no setting for that.
     """
     try:
         from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise InvalidRequest([FieldError("", json_error(str(error)))]) from None
+        raise InvalidRequest([FieldError("", _json_error(str(error)))]) from None
 
 
 # Messages of pydantic's parser about valid JSON that exceeds its limits. The rest of a message is the position.
@@ -174,7 +174,7 @@ _BEYOND = {
 }
 
 
-def json_error(message: str) -> str:
+def _json_error(message: str) -> str:
     for beyond, detail in _BEYOND.items():
         if message.startswith(beyond):
             return detail + message.removeprefix(beyond)
@@ -189,7 +189,7 @@ def _field_errors(error: ValidationError) -> list[FieldError]:
             continue
         field = str(item["loc"][0]) if item["loc"] else ""
         if item["type"] == "json_invalid":
-            detail = json_error(item["ctx"]["error"])
+            detail = _json_error(item["ctx"]["error"])
         elif item["type"] == "value_error":
             detail = str(item["ctx"]["error"])
         elif field:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
-from recon.api.messages import NOT_BLANK, TEXT, json_error, refuse_constants
+from recon.api.messages import NOT_BLANK, TEXT, refuse_constants
 from recon.errors import FieldError, InvalidRequest
 from recon.identities.lookup import MAX_ID, End, History, Links, Why
 from recon.rules.identifiers import MAX_EMAIL, MAX_PHONE, Identifiers, normal_email, normal_phone, phone_key_for
@@ -83,7 +83,7 @@ def why_parser(default_region: str | None) -> Callable[[bytes], tuple[End, End]]
 
     def parse(body: bytes) -> tuple[End, End]:
         try:
-            refuse_constants(body)
+            refuse_constants(body)  # and all else that is no JSON
             request = WhyRequest.model_validate_json(body)
         except ValidationError as error:
             raise InvalidRequest(_field_errors(error)) from None
@@ -96,15 +96,13 @@ def _field_errors(error: ValidationError) -> list[FieldError]:
     """What is wrong, once for each of `from` and `to`: an error of an identifier's own rules, or of the shape."""
     found: dict[str, FieldError] = {}
     for item in error.errors(include_url=False, include_input=False):
-        member = item["loc"][0] if item["loc"] else ""
-        if item["type"] == "json_invalid":
-            return [FieldError("", json_error(item["ctx"]["error"]))]
+        member = str(item["loc"][0]) if item["loc"] else ""
         if member not in {"from", "to"}:
             return [FieldError("", "must be a JSON object with from and to, and nothing else")]
         if item["type"] == "value_error":
             found[member] = FieldError(f"/{member}/{item['loc'][2]}", str(item["ctx"]["error"]))
         else:
-            found.setdefault(str(member), FieldError(f"/{member}", _ONE_OF))
+            found.setdefault(member, FieldError(f"/{member}", _ONE_OF))
     return list(found.values())
 
 

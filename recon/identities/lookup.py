@@ -132,7 +132,8 @@ class Lookup:
         """
 
         def make(known: _Journal) -> History:
-            entries = sorted([*known.records, *known.events], key=lambda entry: entry.id)
+            entries: list[Record | Event] = [*known.records, *known.events]
+            entries.sort(key=lambda entry: entry.id)
             return History(entries[:limit], entries[limit - 1].id if len(entries) > limit else None)
 
         return await self._of(contact_id, make, after=after, limit=limit + 1)
