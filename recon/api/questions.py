@@ -40,14 +40,14 @@ class ByEmail(_Who):
 class ByPhoneNumber(_Who):
     """An identifier: a phone number."""
 
-    phoneNumber: Annotated[
-        str | Annotated[int, Field(ge=0)], AfterValidator(normal_phone), AfterValidator(_given)
-    ] = Field(
-        description=f"A phone number, in any form of it, as text or as a whole number. At most {MAX_PHONE} characters.",
-        json_schema_extra={
-            "allOf": [{"pattern": TEXT % MAX_PHONE}, {"pattern": NOT_BLANK}],
-            "exclusiveMaximum": 10**MAX_PHONE,
-        },
+    phoneNumber: Annotated[str | Annotated[int, Field(ge=0)], AfterValidator(normal_phone), AfterValidator(_given)] = (
+        Field(
+            description=f"A phone number, in any form of it, as text or as a whole number. At most {MAX_PHONE} characters.",
+            json_schema_extra={
+                "allOf": [{"pattern": TEXT % MAX_PHONE}, {"pattern": NOT_BLANK}],
+                "exclusiveMaximum": 10**MAX_PHONE,
+            },
+        )
     )
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import SecretStr
 
 from recon import __version__, keys, signals
+from recon.cli import identities
 from recon.cli.options import GroupedCommand, load_settings, settings_options, variables_alone
-from recon.dsn import has_password, server_of
-from recon.errors import ReconError, Unreachable
+from recon.cli.running import database_of, failing_clearly
+from recon.dsn import has_password
 from recon.quantities import quantity
 from recon.server import listening
 from recon.settings import Settings, database_url
@@ -32,22 +32,8 @@ def main() -> None:
     signals.exit_when_received()
 
 
-@contextmanager
-def database_of(settings: Settings, *, create: bool = True) -> Iterator[Settings]:
-    """Yield the settings with a database URL: their own, or that of an embedded PostgreSQL, which runs meanwhile.
-
-    Without `create`, a data folder that does not exist is an error.
-    """
-    if settings.database_url is not None:
-        server = server_of(settings.database_url.get_secret_value())
-        log.info("using the database %s at %s", server.database, server.hosts)
-        yield settings
-        return
-    from recon.database.embedded import data_folder  # imported only when it is needed
-
-    with data_folder.running(settings.data_dir, create=create) as url:
-        log.info("using an embedded PostgreSQL; its data is in %s", settings.data_dir)
-        yield settings.model_copy(update={"database_url": SecretStr(url)})
+for command in (identities.show, identities.history, identities.why):
+    main.add_command(command)
 
 
 @main.command(cls=GroupedCommand, epilog=variables_alone())
@@ -59,12 +45,12 @@ def serve(**options: Any) -> None:
     is_embedded = settings.database_url is None
     if options["database_url"] and has_password(options["database_url"]):
         log.warning("every user of this machine can see the password in --database-url; use RECON_DATABASE_URL instead")
-    with _failing_clearly():
+    with failing_clearly():
         listening.check(settings)  # before a database is started
         listening.require_free_port(settings)
     with (
         _announcing_the_end(),
-        _failing_clearly(),
+        failing_clearly(),
         _shared_metrics(settings.workers),
         database_of(settings) as settings,
     ):
@@ -92,7 +78,7 @@ def check(**options: Any) -> None:
     settings = load_settings(options)
     from recon.sql import invariants
 
-    with _failing_clearly(), database_of(settings, create=False) as settings:
+    with failing_clearly(), database_of(settings, create=False) as settings:
         violations, summary = asyncio.run(invariants.check(database_url(settings), settings.default_region))
     for violation in violations:
         click.echo(violation)
@@ -117,7 +103,7 @@ def schema(*, apply: bool, grant: str | None, **options: Any) -> None:
     if not apply:
         click.echo(script(grant, settings.default_region))
         return
-    with _failing_clearly(), database_of(settings) as settings:
+    with failing_clearly(), database_of(settings) as settings:
         done = asyncio.run(apply_schema_to(database_url(settings), grant, settings.default_region))
     click.echo("\n".join(done) or "the schema is there already")
 
@@ -130,7 +116,7 @@ def reset(**options: Any) -> None:
     from recon.database.embedded import data_folder
 
     data_dir = load_settings(options).data_dir
-    with _failing_clearly():
+    with failing_clearly():
         deleted = data_folder.remove(data_dir)
     click.echo(f"deleted the data in {data_dir}" if deleted else f"there is no data in {data_dir}")
 
@@ -151,7 +137,7 @@ def reset(**options: Any) -> None:
 @click.option("--append", type=click.Path(path_type=Path), metavar="FILE", help="Append the line to this key file.")
 def key(name: str, scopes: tuple[str, ...], append: Path | None) -> None:
     """Create an API key; print its secret once, and its line for the key file."""
-    with _failing_clearly():
+    with failing_clearly():
         secret, line = keys.new_key(name, scopes)
         if append is not None:
             keys.append(append, line)
@@ -164,16 +150,6 @@ def _configure_logs(settings: Settings) -> None:
     from recon import logs
 
     logs.configure(settings)
-
-
-@contextmanager
-def _failing_clearly() -> Iterator[None]:
-    """End the command with one line instead of a traceback for errors that its user can correct."""
-    try:
-        yield
-    except (ReconError, OSError, RuntimeError) as error:
-        click.echo(f"recon: {error.reason if isinstance(error, Unreachable) else error}", err=True)
-        sys.exit(1)
 
 
 @contextmanager

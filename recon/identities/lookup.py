@@ -196,9 +196,7 @@ async def _find(connection: Connection, end: End) -> Root | None:
     return await journal.find_root(connection, contact_id=end) if end <= MAX_ID else None
 
 
-async def _fetch(
-    connection: Connection, root: Root, after: int | None = None, limit: int | None = None
-) -> _Journal:
+async def _fetch(connection: Connection, root: Root, after: int | None = None, limit: int | None = None) -> _Journal:
     records = await journal.fetch_records(connection, root.id, after=after, limit=limit)
     return _Journal(records, await journal.fetch_events(connection, root.id, after=after, limit=limit))
 
@@ -251,7 +249,9 @@ def _why(known: _Journal, start: End, end: End) -> Why:
 def _identifier(live: Sequence[Record], end: End) -> Identifier:
     """The identifier that an end of a path stands for."""
     if isinstance(end, Identifiers):
-        return Identifier("email", end.email) if end.email is not None else Identifier("phoneNumber", str(end.phone_key))
+        return (
+            Identifier("email", end.email) if end.email is not None else Identifier("phoneNumber", str(end.phone_key))
+        )
     return identifiers_of(next((record for record in live if record.id == end), live[0]))[0]
 
 
