@@ -32,7 +32,7 @@ class ByEmail(_Who):
     """An identifier: an email."""
 
     email: Annotated[str, AfterValidator(normal_email), AfterValidator(_given)] = Field(
-        description=f"An email address, in any form of it. At most {MAX_EMAIL} characters.",
+        description=f"An email address in any form. At most {MAX_EMAIL} characters.",
         json_schema_extra={"allOf": [{"pattern": TEXT % MAX_EMAIL}, {"pattern": NOT_BLANK}]},
     )
 
@@ -42,7 +42,7 @@ class ByPhoneNumber(_Who):
 
     phoneNumber: Annotated[str | Annotated[int, Field(ge=0)], AfterValidator(normal_phone), AfterValidator(_given)] = (
         Field(
-            description=f"A phone number, in any form of it, as text or as a whole number. At most {MAX_PHONE} characters.",
+            description=f"A phone number in any form, as text or as a whole number. At most {MAX_PHONE} characters.",
             json_schema_extra={
                 "allOf": [{"pattern": TEXT % MAX_PHONE}, {"pattern": NOT_BLANK}],
                 "exclusiveMaximum": 10**MAX_PHONE,

@@ -101,8 +101,8 @@ class Database:
         self._begin_waiting = (
             self._begin.replace(settings.isolation, "READ COMMITTED", 1) + f"; SET LOCAL lock_timeout = {lock_timeout}"
         )
-        # With the lane, the order of commits is a serial order, and any snapshot shows what some first part of it wrote:
-        # then no read is part of a serialization conflict.
+        # With the lane, the order of commits is a serial order, and any snapshot shows what some first part of it
+        # wrote: then no read is part of a serialization conflict.
         reading_isolation = "REPEATABLE READ" if settings.writer_lane else settings.isolation
         self._begin_reading = self._begin.replace(settings.isolation, f"{reading_isolation} READ ONLY", 1)
         if settings.writer_lane:

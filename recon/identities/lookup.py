@@ -248,10 +248,10 @@ def _why(known: _Journal, start: End, end: End) -> Why:
 
 def _identifier(live: Sequence[Record], end: End) -> Identifier:
     """The identifier that an end of a path stands for."""
+    if isinstance(end, Identifiers) and end.email is not None:
+        return Identifier("email", end.email)
     if isinstance(end, Identifiers):
-        return (
-            Identifier("email", end.email) if end.email is not None else Identifier("phoneNumber", str(end.phone_key))
-        )
+        return Identifier("phoneNumber", str(end.phone_key))
     return identifiers_of(next((record for record in live if record.id == end), live[0]))[0]
 
 
