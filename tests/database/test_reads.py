@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from recon.database.transactions import Connection, Database
+from recon.errors import Unavailable
 from recon.settings import DatabaseSettings
 from tests.harness.databases import execute
 
@@ -40,10 +41,11 @@ async def test_a_read_is_one_snapshot(database: Database, database_url: str) -> 
 
 
 async def test_a_read_cannot_write(database: Database) -> None:
-    """PostgreSQL refuses changes, and the session is used again."""
-    with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+    """PostgreSQL refuses changes, and the next read works. To recon the refusal looks like that of a standby."""
+    with pytest.raises(Unavailable) as raised:
         await database.reading("test", lambda connection: connection.execute(INSERT))
 
+    assert isinstance(raised.value.__cause__, asyncpg.ReadOnlySQLTransactionError)
     assert await database.reading("test", _count) == 0
 
 
