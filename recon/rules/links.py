@@ -201,8 +201,6 @@ def _unexplained_links(
     sets = DisjointSets[Identifier]()
     for link in explained:
         sets.unite(link.joins)
-    if not contacts:
-        return
     oldest = contacts[0][1][0]
     root = sets.find(oldest)
     for record, (identifier, *_) in contacts:

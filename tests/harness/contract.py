@@ -12,8 +12,8 @@ from recon.rules.identifiers import MAX_EMAIL, MAX_PHONE, normal_email, normal_p
 def filter_body(_: schemathesis.HookContext, body: Any) -> bool:
     """Filter out invalid bodies that a JSON Schema cannot forbid.
 
-    - Whole numbers that are written as fractions. In JSON Schema, 1.0 is an integer. recon refuses such a phone number or
-      contact id, because the client had it in a float and perhaps rounded it.
+    - Whole numbers that are written as fractions. In JSON Schema, 1.0 is an integer. recon refuses such a phone number
+      or contact id, because the client had it in a float and perhaps rounded it.
     - Identifiers that are short enough as sent, but not in their canonical form.
     """
     ends = [body.get("from"), body.get("to")] if isinstance(body, dict) else []

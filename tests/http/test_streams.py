@@ -234,7 +234,7 @@ async def test_the_metrics_of_a_stream(process: Process) -> None:
     assert during["recon_http_streams", "/lines"] == 1
     grown = {name: value - before.get(name, 0) for name, value in after.items()}
     assert grown["recon_http_stream_seconds_count", "/lines"] == 1
-    assert grown["recon_http_stream_seconds_sum", "/lines"] >= 0.6
+    assert grown["recon_http_stream_seconds_sum", "/lines"] > 0.55  # two pauses, by a clock of milliseconds
     assert grown["recon_http_requests_total", "/lines", "200"] == 1
     assert ("recon_http_request_seconds_count", "/lines") not in after
 
