@@ -222,15 +222,17 @@ CHANGE_AND_RECORD = _CHANGE.format(
 async def change_contacts(connection: Connection, plan: Plan) -> None:
     """Insert the plan's contacts, which get their ids, and apply its merges, with their events in the journal."""
     contacts = [contact for contact, _ in plan.inserts]
-    taken = {event.place for event in plan.events}
-    places = [place for place in range(1, 1 + len(contacts) + len(taken)) if place not in taken]
-    place_of = {id(contact): place for contact, place in zip(contacts, places, strict=True)}
+    places = _places(plan)
+    place_of = dict(zip(map(id, contacts), places, strict=True))
     arguments = [
         [contact.email for contact in contacts],
         [contact.phone_number for contact in contacts],
         [contact.phone_key for contact in contacts],
         [primary.id for _, primary in plan.inserts],
-        [None if primary is contact else _place(primary, place_of) for contact, primary in plan.inserts],
+        [
+            None if primary is contact or primary.id is not None else place_of[id(primary)]
+            for contact, primary in plan.inserts
+        ],
         [contact.source for contact in contacts],
         plan.newest and plan.newest.id,
         [root for root, _ in plan.relinks],
@@ -243,6 +245,14 @@ async def change_contacts(connection: Connection, plan: Plan) -> None:
     # Ids were drawn in the order of the contacts, whatever order the rows come back in.
     for contact, new_id in zip(contacts, sorted(row["id"] for row in rows), strict=True):
         contact.id = new_id
+
+
+def _places(plan: Plan) -> Sequence[int]:
+    """The places of the plan's contacts among its contacts and events together, from 1."""
+    if not plan.events:
+        return range(1, 1 + len(plan.inserts))
+    taken = {event.place for event in plan.events}
+    return [place for place in range(1, 1 + len(plan.inserts) + len(taken)) if place not in taken]
 
 
 def _columns(events: Sequence[Entry], place_of: dict[int, int]) -> list[list[Any]]:
