@@ -15,11 +15,14 @@ _EVENT = ", ".join(field.name for field in fields(Event))
 
 # The contact that leads to an identity: one of this id, or else a live one with this email or match key. Where rows of
 # other programs share an identifier across identities, any of these is found: the next request that has it merges them.
-# The walk along the index for the size ends after LARGE rows.
+# The walk along the index for the size ends after LARGE rows. No EXISTS: its plan may be to read the whole table once.
 FIND_ROOT = f"""
 SELECT id, (SELECT count(*) FROM (SELECT FROM contact WHERE linked_id = root.id LIMIT {LARGE}) AS other) = {LARGE},
-    EXISTS (SELECT FROM contact WHERE contact.id = root.id AND deleted_at IS NULL)
-    OR EXISTS (SELECT FROM contact WHERE linked_id = root.id AND deleted_at IS NULL)
+    coalesce(
+        (SELECT true FROM contact WHERE contact.id = root.id AND deleted_at IS NULL),
+        (SELECT true FROM contact WHERE linked_id = root.id AND deleted_at IS NULL LIMIT 1),
+        false
+    )
 FROM (
     SELECT coalesce(linked_id, id) AS id FROM contact WHERE id = $1::bigint
     UNION ALL
@@ -77,7 +80,8 @@ async def fetch_records(
 
 
 # All events that name a contact of an identity, by position, or a page of them. Two walks, since one along both indexes
-# (OR) would be a bitmap scan; UNION, since most events name two contacts of the identity.
+# (OR) would be a bitmap scan. Most events are found by both; UNION would ask for their order, and so for a walk along
+# the whole of the primary key's index in a small journal.
 FETCH_EVENTS = f"""
 WITH member AS MATERIALIZED (
     SELECT $1::bigint AS id UNION ALL SELECT id FROM contact WHERE linked_id = $1::bigint
@@ -85,7 +89,7 @@ WITH member AS MATERIALIZED (
 SELECT {_EVENT} FROM event
 WHERE id = ANY (ARRAY(
     SELECT id FROM event WHERE primary_id = ANY (ARRAY(SELECT id FROM member))
-    UNION
+    UNION ALL
     SELECT id FROM event WHERE other_id = ANY (ARRAY(SELECT id FROM member))
 )) AND ($2::bigint IS NULL OR id > $2::bigint)
 ORDER BY id LIMIT $3::bigint
