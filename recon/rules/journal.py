@@ -30,7 +30,7 @@ class Kind(StrEnum):
     ERASED = "erased"  # a steward erased an identity
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would take three times as long
 class Record:
     """A contact as it is stored, soft-deleted ones included.
 
@@ -52,7 +52,7 @@ class Record:
     source: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would take three times as long
 class Event:
     """An entry of the journal.
 
