@@ -75,11 +75,18 @@ class DisjointSets(Generic[T]):
             parent[item] = item = parent[above]  # halves the path, so that the next search is shorter
         return item
 
-    def unite(self, items: Sequence[T]) -> None:
-        """Unite the sets of all these items. What stands for the set of the first one then stands for all."""
-        first = self.find(items[0])
+    def unite(self, items: Sequence[T]) -> int:
+        """Unite the sets of all these items, and return by how many sets there are fewer now.
+
+        What stands for the set of the first item then stands for all.
+        """
+        first, fewer = self.find(items[0]), 0
         for item in items[1:]:
-            self._parent[self.find(item)] = first
+            other = self.find(item)
+            if other != first:
+                self._parent[other] = first
+                fewer += 1
+        return fewer
 
     def together(self, one: T, other: T) -> bool:
         """Tell whether two items are in one set."""
@@ -117,7 +124,7 @@ def links_of(records: Sequence[Record], events: Iterable[Event]) -> list[Link]:
         if len(identifiers) > 1
     ]
     dated += _merge_links(events, known)
-    dated += _unexplained_links(contacts, [link for _, _, link in dated])
+    dated += _unexplained_links(contacts, [link for _, _, link in dated], len(known))
     dated.sort()
     return [link for _, _, link in dated]
 
@@ -193,14 +200,16 @@ def _merge_links(events: Iterable[Event], known: set[Identifier]) -> Iterator[_D
 
 
 def _unexplained_links(
-    contacts: Sequence[tuple[Record, tuple[Identifier, ...]]], explained: Iterable[Link]
+    contacts: Sequence[tuple[Record, tuple[Identifier, ...]]], explained: Iterable[Link], identifiers: int
 ) -> Iterator[_Dated]:
-    """A link to the oldest contact from each piece that the explained links do not connect to it."""
-    if not contacts:
-        return
+    """A link to the oldest contact from each piece that the explained links do not connect to it.
+
+    `identifiers` is how many the contacts have.
+    """
     sets = DisjointSets[Identifier]()
-    for link in explained:
-        sets.unite(link.joins)
+    pieces = identifiers - sum(sets.unite(link.joins) for link in explained)
+    if pieces <= 1:  # nearly always
+        return
     oldest = contacts[0][1][0]
     root = sets.find(oldest)
     for record, (identifier, *_) in contacts:

@@ -1,7 +1,6 @@
 """What must always hold (I1 to I3, I5 and I8), looked for in a whole database."""
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import fields
 
 import asyncpg
 
@@ -11,8 +10,9 @@ from recon.database.schema import fetch_region, require_parts, require_region, r
 from recon.errors import NotPrepared
 from recon.quantities import quantity
 from recon.rules.identifiers import normal_email, normal_phone, phone_key_for
-from recon.rules.journal import Event, Kind, Record
+from recon.rules.journal import Event, Record
 from recon.rules.links import LinkKind, links_of
+from recon.sql.journal import EVENT_COLUMNS, RECORD_COLUMNS, event_of
 
 _LOWEST_ID = -(2**63)
 _LIVE = "live AS (SELECT *, coalesce(linked_id, id) AS root FROM contact WHERE deleted_at IS NULL)"
@@ -89,11 +89,11 @@ LINKED = """
 SELECT DISTINCT linked_id FROM contact WHERE linked_id > $1 AND deleted_at IS NULL ORDER BY linked_id LIMIT 1000
 """
 MEMBERS = f"""
-SELECT {", ".join(field.name for field in fields(Record))} FROM contact
+SELECT {RECORD_COLUMNS} FROM contact
 WHERE id = ANY ($1::bigint[]) OR linked_id = ANY ($1::bigint[]) ORDER BY created_at, id
 """
 MERGES = f"""
-SELECT {", ".join(field.name for field in fields(Event))} FROM event
+SELECT {EVENT_COLUMNS} FROM event
 WHERE kind = 'merged' AND primary_id = ANY ($1::bigint[])
 """
 
@@ -135,8 +135,7 @@ async def _unexplained_links(connection: asyncpg.Connection) -> int:
         ids = [record.id for records in identities.values() for record in records]
         events: dict[int, list[Event]] = {}
         for row in await connection.fetch(MERGES, ids):
-            event = Event(**{**row, "kind": Kind(row["kind"])})
-            events.setdefault(row["primary_id"], []).append(event)
+            events.setdefault(row["primary_id"], []).append(event_of(row))
         for records in identities.values():
             about = [event for record in records for event in events.get(record.id, ())]
             links = links_of([record for record in records if record.deleted_at is None], about)

@@ -1,6 +1,7 @@
 """All SQL that reads contacts together with their journal. Each statement is a named constant above its function."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ from recon.sql.contacts import LARGE
 
 # The columns of contacts and events have the names of the fields, and are selected in their order: so a row is a
 # value's arguments.
-_RECORD = ", ".join(field.name for field in fields(Record))
-_EVENT = ", ".join(field.name for field in fields(Event))
+RECORD_COLUMNS = ", ".join(field.name for field in fields(Record))
+EVENT_COLUMNS = ", ".join(field.name for field in fields(Event))
+_KIND, _DETAIL = (EVENT_COLUMNS.split(", ").index(name) for name in ("kind", "detail"))
+_KINDS = {str(kind): kind for kind in Kind}
 
 # The contact that leads to an identity: one of this id, or else a live one with this email or match key. Where rows of
 # other programs share an identifier across identities, any of these is found: the next request that has it merges them.
@@ -58,7 +61,7 @@ async def find_root(
 
 # All contacts of an identity by position, or a page of them.
 FETCH_RECORDS = f"""
-SELECT {_RECORD}
+SELECT {RECORD_COLUMNS}
 FROM (
     SELECT * FROM contact WHERE id = $1::bigint
     UNION ALL
@@ -86,7 +89,7 @@ FETCH_EVENTS = f"""
 WITH member AS MATERIALIZED (
     SELECT $1::bigint AS id UNION ALL SELECT id FROM contact WHERE linked_id = $1::bigint
 )
-SELECT {_EVENT} FROM event
+SELECT {EVENT_COLUMNS} FROM event
 WHERE id = ANY (ARRAY(
     SELECT id FROM event WHERE primary_id = ANY (ARRAY(SELECT id FROM member))
     UNION ALL
@@ -104,11 +107,13 @@ async def fetch_events(
     With `after` and `limit`, only the first `limit` events after that position.
     """
     rows = await connection.fetch(FETCH_EVENTS, root, after, limit)
-    return [_event(dict(row)) for row in rows]
+    return [event_of(row) for row in rows]
 
 
-def _event(columns: dict[str, Any]) -> Event:
-    """The event of a row, whose kind and detail the driver returns as text."""
-    detail = columns["detail"]
-    columns |= {"kind": Kind(columns["kind"]), "detail": None if detail is None else json.loads(detail)}
-    return Event(**columns)
+def event_of(row: Iterable[Any]) -> Event:
+    """The event of a row with EVENT_COLUMNS. The driver returns its kind and its detail as text."""
+    values = list(row)
+    values[_KIND] = _KINDS[values[_KIND]]
+    if values[_DETAIL] is not None:
+        values[_DETAIL] = json.loads(values[_DETAIL])
+    return Event(*values)
