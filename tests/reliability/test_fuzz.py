@@ -59,7 +59,7 @@ def assert_untroubled(process: Process, database_url: str) -> None:
 def test_the_api(start_recon: StartRecon, database_url: str, tmp_path: Path) -> None:
     """recon accepts what /openapi.json allows, refuses what it forbids, and every response is documented."""
     process = start_recon(env=os.environ | {"DATABASE_URL": database_url})  # an option would be warned of
-    report = tmp_path / "report.json"
+    results = tmp_path / "report.json"
     bounds = (
         ["--max-time", str(SECONDS), "--generation-database", "none"]
         if SECONDS
@@ -70,7 +70,7 @@ def test_the_api(start_recon: StartRecon, database_url: str, tmp_path: Path) -> 
         [
             Path(sys.executable).with_name("schemathesis"),
             *["run", f"{process.url}/openapi.json", "--checks", "all", "--continue-on-failure", "--no-color"],
-            *["--request-timeout", str(BOUND), "--report-json-path", report, *bounds],
+            *["--request-timeout", str(BOUND), "--report-json-path", results, *bounds],
         ],
         cwd=tmp_path,
         env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.harness.contract", "PYTHONPATH": str(ROOT)},
@@ -81,7 +81,7 @@ def test_the_api(start_recon: StartRecon, database_url: str, tmp_path: Path) -> 
     )
 
     assert done.returncode == 0, done.stdout
-    tried = json.loads(report.read_text())
+    tried = json.loads(results.read_text())
     assert {name: phase["status"] for name, phase in tried["phases"].items()} == dict.fromkeys(
         ["examples", "coverage", "fuzzing", "stateful"], "success"
     )
