@@ -274,7 +274,7 @@ class Connection(Sender):
 
     def log_exception(self, *_: Any, exc_info: BaseException | None = None) -> None:
         """Log and count a response that failed while aiohttp sent it, after its handler had returned it."""
-        if isinstance(exc_info, (HttpProcessingError, web.RequestPayloadError)):
+        if isinstance(exc_info, (HttpProcessingError, web.HTTPException, web.RequestPayloadError)):
             return  # the rest of a body, which aiohttp reads and ignores when the response has been sent
         metrics.count_abort("unknown", "error")  # aiohttp does not say for which request
         if failures.may_be_logged():
