@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import trustme
 from aiohttp.test_utils import TestClient
@@ -36,6 +37,10 @@ for _name in ("PORT", "DATABASE_URL"):
 # In the background and under nohup, child processes would ignore these signals.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# How long an example takes depends on the machine and on what else runs there.
+hypothesis.settings.register_profile("recon", deadline=None)
+hypothesis.settings.load_profile("recon")
 
 # The container is stopped by the fixture that started it; the reaper would be one more image to pull.
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")

@@ -270,7 +270,8 @@ class _Replay:
 
     def _count(self, contact_id: int, root: int, unless: int | None = None) -> None:
         """Count a contact that nothing bonds to `root` (or to `unless`) to the identity of `root`, always."""
-        if unless is None or not self._sets.together(contact_id, unless):
+        # A contact that is bonded to `unless` contradicts the journal: no consistent history has one.
+        if unless is None or not self._sets.together(contact_id, unless):  # pragma: no branch
             self._bond(_ALWAYS, contact_id, root)
 
     def _bond(self, since: int, one: int, other: int) -> None:

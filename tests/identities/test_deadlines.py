@@ -6,7 +6,7 @@ import weakref
 import pytest
 
 from recon.errors import DeadlineExceeded
-from recon.identities.deadlines import Deadlines
+from recon.identities.deadlines import Deadlines, limited
 
 
 async def test_deadlines_keep_nothing_that_is_answered() -> None:
@@ -28,3 +28,10 @@ async def test_deadlines_keep_nothing_that_is_answered() -> None:
     with pytest.raises(DeadlineExceeded):
         await patient
     assert not deadlines._ticking
+
+
+async def test_a_read_that_takes_too_long() -> None:
+    """It ends with the error of a deadline."""
+    with pytest.raises(DeadlineExceeded):
+        async with limited(0.01):
+            await asyncio.Event().wait()
