@@ -163,10 +163,7 @@ class Clusters:
 
 
 def unite(first: Cluster, second: Cluster) -> Cluster:
-    """Make two clusters one: that of the older primary, which is returned (rule 4)."""
-    first, second = first.current(), second.current()
-    if first is second:
-        return first
+    """Make two clusters, of which neither was absorbed, one: that of the older primary, which is returned (rule 4)."""
     winner, loser = (first, second) if first.primary.rank < second.primary.rank else (second, first)
     # A new list, so that answers that were decided before the merge stay as they were.
     winner.contacts = sorted(winner.contacts + loser.contacts, key=lambda contact: contact.rank)
