@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 CHECK_TIMEOUT = 2.0  # seconds until a database that has not answered counts as away
 WATCH_EVERY = 5.0  # seconds between the checks of a process that serves: schema and region may change meanwhile
+_ENDING = 1.0  # seconds in which the background tasks may end
 STARTUP_RETRY = 1.0  # seconds between looks at a database that is not there yet
 
 # How every session plans: each statement of a request is a walk along indexes, from the first row of a
@@ -130,10 +131,11 @@ class Database:
         try:
             yield self
         finally:
-            watch.cancel()
-            if self._waiting is not None:
-                self._waiting.cancel()
             self._ready = False
+            tasks = [task for task in (watch, self._waiting) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_ENDING)  # so that they close the sessions that they use
             await self._pool.close()
 
     async def prepare(self) -> None:
