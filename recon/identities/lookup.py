@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import TypeAlias, TypeVar
 
 from recon.database.transactions import Connection, Database
@@ -20,6 +21,8 @@ from recon.sql.journal import Root
 
 LIMIT, MOST = 100, 1000  # items on a page: the default, and the maximum
 MAX_ID = 2**63 - 1  # of PostgreSQL's bigint
+
+_BY_AGE = attrgetter("created_at", "id")
 
 End: TypeAlias = int | Identifiers  # a contact's id, or an email or a phone number
 S = TypeVar("S")
@@ -79,7 +82,7 @@ class _Journal:
         live = [record for record in self.records if record.deleted_at is None]
         if not live:
             raise Deleted
-        return sorted(live, key=lambda record: (record.created_at, record.id))
+        return sorted(live, key=_BY_AGE)
 
 
 class Lookup:

@@ -4,6 +4,7 @@ The links that requests make form a tree: each joins two parts that nothing join
 between two identifiers, and cutting a link leaves exactly two parts. Rows written by other programs can make cycles.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -137,10 +138,10 @@ def path(links: Sequence[Link], start: Identifier, end: Identifier) -> list[Link
     """
     if start == end:
         return []
-    links_at: dict[Identifier, list[int]] = {}
+    links_at: defaultdict[Identifier, list[int]] = defaultdict(list)
     for number, link in enumerate(links):
         for identifier in link.joins:
-            links_at.setdefault(identifier, []).append(number)
+            links_at[identifier].append(number)
     # Breadth-first, links by age: the identifiers at each distance are found in the order of their best paths.
     reached: dict[Identifier, tuple[Identifier, Link]] = {}
     crossed: set[int] = set()  # an operator link can have many members: look at them once
