@@ -87,6 +87,7 @@ class Part(NamedTuple):
 
 _TRIGGER = re.compile(
     r"(CREATE OR REPLACE FUNCTION [^$]+\$\$((?:(?!\$\$).)+)\$\$;\n"
+    r"(?:--[^\n]*\n|REVOKE [^\n]*\n)*"
     r"CREATE OR REPLACE TRIGGER \w+ ([^;]+ ON contact [^;]+);)",
     re.DOTALL,
 )

@@ -172,6 +172,29 @@ async def test_the_other_program_needs_no_privilege_on_the_journal(database_url:
         await execute(server_url, f"DROP ROLE {role}")
 
 
+DEFINERS = ["contact_record_edit", "contact_truncate_journal"]
+
+
+@pytest.mark.parametrize("function", DEFINERS)
+async def test_no_other_role_borrows_the_owners_rights(function: str, database_url: str, server_url: str) -> None:
+    """The functions that run with the owner's rights cannot be made triggers of another role's tables."""
+    role = f"recon_test_intruder_{urlsplit(database_url).path[1:]}"
+    await execute(server_url, f"CREATE ROLE {role}")
+    try:
+        await execute(
+            database_url, f"CREATE SCHEMA other AUTHORIZATION {role}", f"GRANT USAGE ON SCHEMA public TO {role}"
+        )
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"permission denied for function .*{function}"):
+            await execute(
+                database_url,
+                f"SET ROLE {role}; CREATE TABLE other.contact (email text);"
+                f"CREATE TRIGGER borrowed AFTER TRUNCATE ON other.contact EXECUTE FUNCTION public.{function}()",
+            )
+    finally:
+        await execute(database_url, f"DROP OWNED BY {role}")
+        await execute(server_url, f"DROP ROLE {role}")
+
+
 async def test_the_journal_goes_with_its_contacts(make_client: MakeClient, database_url: str) -> None:
     """After TRUNCATE, new contacts get the ids of old ones; no event of the old ones is left to tell of them."""
     client = await make_client()

@@ -53,6 +53,8 @@ BEGIN
     RETURN NULL;
 END
 $$;
+-- Else every role with a table of its own could have its triggers run with the owner's rights.
+REVOKE EXECUTE ON FUNCTION contact_record_edit() FROM PUBLIC;
 CREATE OR REPLACE TRIGGER contact_record_edit AFTER UPDATE OF email, phone_number, phone_key, deleted_at ON contact FOR EACH ROW
     WHEN (old.email IS DISTINCT FROM new.email OR old.phone_number IS DISTINCT FROM new.phone_number OR old.phone_key IS DISTINCT FROM new.phone_key OR old.deleted_at IS DISTINCT FROM new.deleted_at)
     EXECUTE FUNCTION contact_record_edit();
@@ -68,6 +70,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
+REVOKE EXECUTE ON FUNCTION contact_truncate_journal() FROM PUBLIC;  -- for the same reason
 CREATE OR REPLACE TRIGGER contact_truncate_journal AFTER TRUNCATE ON contact FOR EACH STATEMENT
     EXECUTE FUNCTION contact_truncate_journal();
 
