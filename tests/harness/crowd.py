@@ -1,10 +1,10 @@
-"""Many clients that add to one large identity at the same moment, and that read the responses or never do.
+"""Many clients that add to one large identity, or look at it, at the same moment, and read the responses or never do.
 
-    python tests/harness/crowd.py PORT COUNT read|ignore
+    python tests/harness/crowd.py PORT COUNT read|ignore|ignore-show
 
 It is a separate process, so that the load does not delay the process that measures. With `read` it prints the number of
 responses by status ("closed" if there was none) and the longest time in seconds. With `ignore` it prints "connected"
-and keeps the connections open until its standard input ends.
+and keeps the connections open until its standard input ends; with `ignore-show`, it only looks at the identity.
 """
 
 import asyncio
@@ -13,8 +13,10 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 
-PHONE = "99999999"  # of the large identity
+PHONE = "99999999"  # of the large identity, whose oldest contact has the id 1
+SHOW = b"GET /identities/1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def request(number: int) -> bytes:
@@ -43,13 +45,13 @@ async def _all_read(port: int, count: int) -> None:
     json.dump([Counter(status for status, _ in answers), max(seconds for _, seconds in answers)], sys.stdout)
 
 
-def _ignore(port: int, count: int) -> None:
+def _ignore(port: int, requests: Iterable[bytes]) -> None:
     connections = []
-    for number in range(count):
+    for each in requests:
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the kernel must not buffer the response
         connection.connect(("127.0.0.1", port))
-        connection.sendall(request(number))
+        connection.sendall(each)
         connections.append(connection)
     sys.stdout.write("connected\n")
     sys.stdout.flush()
@@ -61,4 +63,4 @@ if __name__ == "__main__":
     if sys.argv[3] == "read":
         asyncio.run(_all_read(port, count))
     else:
-        _ignore(port, count)
+        _ignore(port, map(request, range(count)) if sys.argv[3] == "ignore" else [SHOW] * count)

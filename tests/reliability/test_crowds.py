@@ -56,12 +56,12 @@ async def _measured(process: Process, during: asyncio.Task[Any]) -> tuple[int, f
     return memory, longest
 
 
-async def _closed_for_unsent(process: Process) -> float:
+async def _metric(process: Process, name: str) -> float:
     reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     metrics = (await everything(reader)).decode()
     writer.close()
-    _, _, after = metrics.partition('recon_connections_closed_total{why="unsent"} ')
+    _, _, after = metrics.partition(f"{name} ")
     return float(after.split()[0]) if after else 0
 
 
@@ -86,23 +86,32 @@ async def test_a_crowd_writes_about_a_large_identity(start_recon: StartRecon, da
     assert recon("check", "--database-url", database_url).returncode == 0
 
 
-async def test_a_crowd_never_reads(start_recon: StartRecon, database_url: str) -> None:
-    """Of 400 clients that never read, so many are closed that memory is bounded and others are served."""
+@pytest.mark.parametrize(
+    ("how", "metric", "enough"),
+    [
+        ("ignore", 'recon_connections_closed_total{why="unsent"}', 50),
+        ("ignore-show", 'recon_http_requests_total{route="/identities/{contactId}",status="503"}', 250),
+    ],
+)
+async def test_a_crowd_never_reads(
+    start_recon: StartRecon, database_url: str, how: str, metric: str, enough: int
+) -> None:
+    """Of 400 clients that never read, so many are closed or refused that memory is bounded and others are served."""
     process = start_recon("--database-url", database_url, "--max-unsent", str(64 * MB))
     await fetch(database_url, _LARGE_IDENTITY)
     assert (await probe(process.port))[0] == 200
     before = psutil.Process(process.popen.pid).memory_info().rss
 
     async def until_closed() -> list[str]:
-        """Send honest requests until one is answered and recon has closed connections of the others."""
+        """Send honest requests until one is answered and recon has closed or refused many of the others."""
         statuses: list[str] = []
-        while "200" not in statuses or await _closed_for_unsent(process) < 50:
+        while "200" not in statuses or await _metric(process, metric) < enough:
             with _crowd(process.port, 1, "read") as reader:
                 answer, _ = await asyncio.to_thread(reader.communicate)
             statuses += json.loads(answer)[0]
         return statuses
 
-    with _crowd(process.port, 400, "ignore") as crowd:
+    with _crowd(process.port, 400, how) as crowd:
         assert await asyncio.to_thread(crowd.stdout.readline) == "connected\n"  # type: ignore[union-attr]
         async with asyncio.timeout(60):
             honest = asyncio.create_task(until_closed())
