@@ -84,7 +84,9 @@ async def test_failures_of_recon_itself(start_recon: StartRecon, database_url: s
 
 async def test_connections_above_the_limit(start_recon: StartRecon, database_url: str) -> None:
     """Connections above the limit are refused without a log line each."""
-    process = start_recon("--database-url", database_url, "--max-connections", "5", "--log-level", "debug")
+    # The five stay open however long the others take.
+    limits = ("--max-connections", "5", "--head-timeout", "600")
+    process = start_recon("--database-url", database_url, *limits, "--log-level", "debug")
     refused = 0
     with idle_connections(process.port, 5):
         for _ in range(300):
