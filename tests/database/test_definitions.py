@@ -62,6 +62,7 @@ LOSSES = {
     "ALTER TABLE event DROP COLUMN other_id": 2,
     "ALTER TABLE event DROP CONSTRAINT event_kind": 1,
     "DROP TRIGGER contact_record_edit ON contact": 1,
+    "GRANT EXECUTE ON FUNCTION contact_record_edit(), contact_truncate_journal() TO PUBLIC": 2,
     "ALTER TABLE contact DROP COLUMN updated_at": 1,
     "DROP INDEX contact_email_idx, contact_phone_key_idx, contact_linked_id_idx": 3,
 }
