@@ -4,7 +4,6 @@ from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from operator import attrgetter
 from typing import TypeAlias, TypeVar
 
 from recon.database.transactions import Connection, Database
@@ -13,7 +12,7 @@ from recon.identities.turns import Turns
 from recon.rules.clusters import Cluster, Clusters, Contact, Identity, consolidate
 from recon.rules.explanations import explanation, no_link
 from recon.rules.identifiers import Identifiers
-from recon.rules.journal import Event, Record
+from recon.rules.journal import BY_AGE, Event, Record
 from recon.rules.links import Identifier, Link, identifiers_of, links_of, path
 from recon.rules.past import Absence, as_of, position_at
 from recon.sql import contacts, journal
@@ -21,8 +20,6 @@ from recon.sql.journal import Root
 
 LIMIT, MOST = 100, 1000  # items on a page: the default, and the maximum
 MAX_ID = 2**63 - 1  # of PostgreSQL's bigint
-
-_BY_AGE = attrgetter("created_at", "id")
 
 End: TypeAlias = int | Identifiers  # a contact's id, or an email or a phone number
 S = TypeVar("S")
@@ -82,7 +79,7 @@ class _Journal:
         live = [record for record in self.records if record.deleted_at is None]
         if not live:
             raise Deleted
-        return sorted(live, key=_BY_AGE)
+        return sorted(live, key=BY_AGE)
 
 
 class Lookup:

@@ -13,7 +13,6 @@ from recon.rules.identifiers import Identifiers
 # What contacts add up to: emails, phone numbers by their keys, and the ids of the contacts; the primary's own first.
 Parts: TypeAlias = tuple[dict[str, None], dict[str, str | None], list[int | None]]
 
-
 _BY_RANK = attrgetter("rank")
 
 
@@ -172,7 +171,7 @@ def unite(first: Cluster, second: Cluster) -> Cluster:
     # A new list, so that answers that were decided before the merge stay as they were.
     is_in_order = winner.contacts[-1].rank < loser.contacts[0].rank
     winner.contacts = winner.contacts + loser.contacts
-    if not is_in_order:  # sorting each time takes seconds for a value that 10,000 clusters share
+    if not is_in_order:  # to sort each time would take seconds for a value that 10,000 clusters share
         winner.contacts.sort(key=_BY_RANK)
     winner.settled = False
     loser.absorbed_by = winner

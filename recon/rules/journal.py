@@ -7,6 +7,7 @@ happened has one total order. A contact is created at the position that is its i
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 
@@ -50,6 +51,9 @@ class Record:
     created_at: datetime
     deleted_at: datetime | None
     source: str | None
+
+
+BY_AGE = attrgetter("created_at", "id")  # a sort key: the oldest contact first
 
 
 @dataclass(slots=True)  # not frozen: that would take three times as long

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from recon.rules.clusters import Contact, Identity, consolidate
-from recon.rules.journal import Event, Kind, Record
+from recon.rules.journal import BY_AGE, Event, Kind, Record
 from recon.rules.links import DisjointSets, Identifier, identifiers_of
 
 _ALWAYS = 0  # a position before all others: the ids of a sequence start at 1
@@ -80,7 +80,7 @@ def as_of(records: Sequence[Record], events: Iterable[Event], contact_id: int, p
     live = [record for record in then.values() if record.deleted_at is None and sets.find(record.id) == own]
     if not live:
         return Absence.DELETED
-    return _identity(sorted(live, key=_age), _roots(records[0], entries, position))
+    return _identity(sorted(live, key=BY_AGE), _roots(records[0], entries, position))
 
 
 def _entries(events: Iterable[Event]) -> list[_Entry]:
@@ -238,7 +238,7 @@ class _Replay:
 
     def count_to_oldest(self, records: Iterable[Record]) -> None:
         """What nothing bonds to the oldest contact counts to its identity."""
-        oldest, *others = sorted(records, key=_age)
+        oldest, *others = sorted(records, key=BY_AGE)
         for record in others:
             self._count(record.id, oldest.id)
 
@@ -278,7 +278,3 @@ class _Replay:
         if not self._sets.together(one, other):
             self._sets.unite((one, other))
             self.bonds.append(_Bond(since, one, other))
-
-
-def _age(record: Record) -> tuple[datetime, int]:
-    return record.created_at, record.id

@@ -11,7 +11,7 @@ from recon.database.transactions import STARTUP_RETRY
 from recon.sql import contacts as sql
 from tests.harness.databases import execute, fetch
 from tests.harness.processes import MakeClient
-from tests.identities.test_races_shown import AllHaveRead
+from tests.harness.races import AllHaveRead
 
 
 async def figures(client: "TestClient[Any, Any]") -> dict[tuple[str, ...], float]:

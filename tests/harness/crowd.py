@@ -4,7 +4,8 @@
 
 It is a separate process, so that the load does not delay the process that measures. With `read` it prints the number of
 responses by status ("closed" if there was none) and the longest time in seconds. With `ignore` it prints "connected"
-and keeps the connections open until its standard input ends; with `ignore-show`, it only looks at the identity.
+and keeps the connections open until its standard input ends. `ignore-show` does the same, but adds nothing: it requests
+the identity as it is.
 """
 
 import asyncio

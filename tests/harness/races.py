@@ -1,7 +1,13 @@
-"""The six races: concurrent requests, and the rows that serial execution leaves."""
+"""The six races: concurrent requests, and the rows that serial execution leaves. And the worst timing for them."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from recon.database.transactions import Connection
+from recon.rules.clusters import Contact
+from recon.rules.identifiers import Identifiers
+from recon.sql import contacts as sql
 
 Request = tuple[str | None, str | None]  # an email and a phone
 CHAIN = 20  # clusters that the chain merges
@@ -66,3 +72,22 @@ RACES: dict[str, Callable[[int], Race]] = {
         a_chain_of_clusters,
     )
 }
+
+
+class AllHaveRead:
+    """Holds each of the first `n` transactions after its read until all of them have read.
+
+    This is the worst case for any protection: every decision is made before any is written.
+    """
+
+    def __init__(self, n: int, statement: str) -> None:
+        self._barrier = asyncio.Barrier(n)
+        self._left = n
+        self._statement = statement
+
+    async def __call__(self, connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
+        contacts = await sql._contacts(connection, self._statement, batch)
+        if self._left:
+            self._left -= 1
+            await self._barrier.wait()
+        return contacts

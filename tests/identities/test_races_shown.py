@@ -1,7 +1,6 @@
 """Each race without the protection, to show that it fails; then with the protection, with the same timing."""
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,35 +8,15 @@ import asyncpg
 import pytest
 
 from recon.api.messages import identify_response
-from recon.database.transactions import Connection, Database
+from recon.database.transactions import Database
 from recon.identities.identify import Identify
-from recon.rules.clusters import Contact
 from recon.rules.identifiers import Identifiers
 from recon.settings import DatabaseSettings
 from recon.sql import contacts as sql
 from tests.harness.databases import fetch
-from tests.harness.races import RACES, Request
+from tests.harness.races import RACES, AllHaveRead, Request
 
 AT_ONCE = 8
-
-
-class AllHaveRead:
-    """Holds each of the first `n` transactions after its read until all of them have read.
-
-    This is the worst case for any protection: every decision is made before any is written.
-    """
-
-    def __init__(self, n: int, statement: str) -> None:
-        self._barrier = asyncio.Barrier(n)
-        self._left = n
-        self._statement = statement
-
-    async def __call__(self, connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
-        contacts = await sql._contacts(connection, self._statement, batch)
-        if self._left:
-            self._left -= 1
-            await self._barrier.wait()
-        return contacts
 
 
 async def _run(

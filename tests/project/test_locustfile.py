@@ -141,7 +141,7 @@ async def test_what_is_wrong_is_named_and_nobody_quoted(make_client: MakeClient,
         lie = next(lies)
         if lie is None:
             return web.json_response(answer, status=503)
-        answer["contact"]["own"] = (sent["email"] or "").strip().lower()  # for a lie that must not concern it
+        answer["contact"]["own"] = (sent["email"] or "").strip().lower()  # which _forget_emails keeps
         lie(answer["contact"])
         del answer["contact"]["own"]
         return web.json_response(answer)

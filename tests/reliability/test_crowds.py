@@ -102,7 +102,7 @@ async def test_a_crowd_never_reads(
     assert (await probe(process.port))[0] == 200
     before = psutil.Process(process.popen.pid).memory_info().rss
 
-    async def until_closed() -> list[str]:
+    async def until_shed() -> list[str]:
         """Send honest requests until one is answered and recon has closed or refused many of the others."""
         statuses: list[str] = []
         while "200" not in statuses or await _metric(process, metric) < enough:
@@ -114,7 +114,7 @@ async def test_a_crowd_never_reads(
     with _crowd(process.port, 400, how) as crowd:
         assert await asyncio.to_thread(crowd.stdout.readline) == "connected\n"  # type: ignore[union-attr]
         async with asyncio.timeout(60):
-            honest = asyncio.create_task(until_closed())
+            honest = asyncio.create_task(until_shed())
             memory, longest = await _measured(process, honest)
 
     assert set(await honest) <= {"200", "503"}  # a 503 at the deadline, if many of the others came before

@@ -26,9 +26,8 @@ from tests.harness.exchanges import Exchange, History, Outcome, Request
 from tests.harness.history import CONTACTS, Contact, check, contacts
 from tests.harness.journal import check_journal, events
 from tests.harness.processes import recon_processes
-from tests.harness.races import RACES
+from tests.harness.races import RACES, AllHaveRead
 from tests.harness.shop import drive
-from tests.identities.test_races_shown import AllHaveRead
 
 
 def kinds(violations: list[str]) -> set[str]:
