@@ -24,7 +24,10 @@ CREATE TABLE contact (
     -- Always 'primary' in a secondary: the second half of the foreign key below, which makes
     -- "a secondary points at a primary" something the database itself enforces.
     linked_precedence text GENERATED ALWAYS AS (CASE WHEN (linked_id IS NOT NULL) THEN 'primary'::text ELSE NULL::text END) STORED,
-    source          text        -- the name of the API key of the request that brought this contact
+    source          text,       -- the name of the API key of the request that brought this contact
+    -- The sides of keep-apart constraints that this contact is on: a row of event id, group and side for each (see
+    -- recon/rules/guards.py). NULL in nearly all contacts.
+    apart           bigint[]
 );
 
 ALTER TABLE contact ADD PRIMARY KEY (id);
@@ -41,6 +44,8 @@ ALTER TABLE contact ADD CONSTRAINT contact_links_to_a_primary FOREIGN KEY (linke
 CREATE INDEX ON contact USING btree (email) WHERE ((deleted_at IS NULL) AND (email IS NOT NULL));
 CREATE INDEX ON contact USING btree (phone_key) WHERE ((deleted_at IS NULL) AND (phone_key IS NOT NULL));
 CREATE INDEX ON contact USING btree (linked_id) WHERE (linked_id IS NOT NULL);
+-- Only corrections use it, to release a constraint.
+CREATE INDEX ON contact USING btree (id) WHERE (apart IS NOT NULL);
 
 -- Rows that do not come from recon (INSERT ... SELECT from an older system, say) need no phone_key:
 -- without one they get the match key that recon derives when it has no default region.
@@ -81,23 +86,23 @@ BEGIN
 END
 $$;
 CREATE OR REPLACE TRIGGER contact_refuse_version BEFORE INSERT OR UPDATE ON contact FOR EACH STATEMENT
-    WHEN (split_part(current_setting('application_name'::text), ' '::text, 1) = 'recon'::text AND current_setting('application_name'::text) <> 'recon schema 3'::text)
+    WHEN (split_part(current_setting('application_name'::text), ' '::text, 1) = 'recon'::text AND current_setting('application_name'::text) <> 'recon schema 4'::text)
     EXECUTE FUNCTION contact_refuse_version();
 
 -- The journal: every change to identities except a new contact. Its ids come from the sequence of contact.id, so that
--- contacts and events have one order. Rows are added, never changed.
+-- contacts and events have one order. Rows are added; only `undone_by` changes, and erasure removes what identifies.
 CREATE TABLE event (
     id           bigint NOT NULL,
     at           timestamp with time zone NOT NULL DEFAULT statement_timestamp(),
     kind         text NOT NULL,
     primary_id   bigint,     -- the primary of the identity that the event is about
-    other_id     bigint,     -- merged, mended: the primary that it absorbed or replaced; deleted, edited: the contact
-    email        text,       -- merged: the request's; mended: the identifier that two identities shared
+    other_id     bigint,     -- the other primary, or the contact, by kind (see recon/rules/journal.py)
+    email        text,
     phone_number text,
     phone_key    text,
     source       text,       -- the name of the API key
-    note         text,
-    detail       jsonb,      -- edited, deleted: the values before; mended: the contacts of the absorbed identity
+    note         text,       -- the reason that a steward gave
+    detail       jsonb,      -- what the kind has besides, enough to undo the event
     undone_by    bigint      -- the event that took this one back
 );
 
@@ -105,9 +110,52 @@ ALTER TABLE event ADD PRIMARY KEY (id);
 ALTER TABLE event ADD CONSTRAINT event_kind CHECK ((kind = ANY (ARRAY['merged'::text, 'mended'::text, 'linked'::text, 'split'::text, 'kept_apart'::text, 'released'::text, 'withheld'::text, 'dismissed'::text, 'blocked'::text, 'unblocked'::text, 'guards'::text, 'rekeyed'::text, 'edited'::text, 'deleted'::text, 'erased'::text])));
 CREATE INDEX ON event USING btree (primary_id) WHERE (primary_id IS NOT NULL);
 CREATE INDEX ON event USING btree (other_id) WHERE (other_id IS NOT NULL);
+-- The review list: the withheld links that are open. Is this one recorded? Which ones have this value? Which come next?
+CREATE INDEX ON event USING btree (email, phone_key) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL));
+CREATE INDEX ON event USING btree (phone_key) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL));
+CREATE INDEX ON event USING btree (id) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL));
 
--- What other programs do to contacts is in the journal too. recon itself never updates these columns on the path of a
--- request. The owner's rights, because those programs need none on the journal.
+-- The primaries that a correction left behind, for the corrections that concern more than two identities.
+CREATE TABLE event_contact (
+    contact_id bigint NOT NULL,
+    event_id   bigint NOT NULL
+);
+
+ALTER TABLE event_contact ADD PRIMARY KEY (contact_id, event_id);
+
+-- The values that identify nobody.
+CREATE TABLE blocked (
+    kind         text NOT NULL, -- what `key` is: an email, a phone number's match key, or the digest of either
+    key          text NOT NULL,
+    phone_number text,          -- as the steward gave it
+    event_id     bigint NOT NULL
+);
+
+ALTER TABLE blocked ADD PRIMARY KEY (kind, key);
+ALTER TABLE blocked ADD CONSTRAINT blocked_kind CHECK ((kind = ANY (ARRAY['email'::text, 'phoneNumber'::text, 'digest'::text])));
+
+-- The contacts of erased identities. Their ids are never used again.
+CREATE TABLE erased (
+    contact_id bigint NOT NULL,
+    event_id   bigint NOT NULL
+);
+
+ALTER TABLE erased ADD PRIMARY KEY (contact_id);
+
+-- The first results of corrections that came with an Idempotency-Key.
+CREATE TABLE correction (
+    key      text NOT NULL,
+    source   text NOT NULL,   -- the name of the API key; empty without API keys
+    request  bytea NOT NULL,  -- the SHA-256 of the request
+    event_id bigint,
+    answer   jsonb NOT NULL
+);
+
+ALTER TABLE correction ADD PRIMARY KEY (key, source);
+CREATE INDEX ON correction USING btree (event_id) WHERE (event_id IS NOT NULL);
+
+-- What other programs do to contacts is in the journal too. recon's own changes have their own events. The owner's
+-- rights, because those programs need none on the journal.
 CREATE OR REPLACE FUNCTION contact_record_edit() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -137,7 +185,7 @@ $$;
 -- Otherwise any role could make this function a trigger of a table of its own, and run it with the owner's rights.
 REVOKE EXECUTE ON FUNCTION contact_record_edit() FROM PUBLIC;
 CREATE OR REPLACE TRIGGER contact_record_edit AFTER UPDATE OF email, phone_number, phone_key, deleted_at ON contact FOR EACH ROW
-    WHEN (old.email IS DISTINCT FROM new.email OR old.phone_number IS DISTINCT FROM new.phone_number OR old.phone_key IS DISTINCT FROM new.phone_key OR old.deleted_at IS DISTINCT FROM new.deleted_at)
+    WHEN ((old.email IS DISTINCT FROM new.email OR old.phone_number IS DISTINCT FROM new.phone_number OR old.phone_key IS DISTINCT FROM new.phone_key OR old.deleted_at IS DISTINCT FROM new.deleted_at) AND current_setting('application_name'::text) <> 'recon schema 4'::text)
     EXECUTE FUNCTION contact_record_edit();
 
 -- Without its contacts the journal would tell of others, which get the same ids.
@@ -146,7 +194,7 @@ CREATE OR REPLACE FUNCTION contact_truncate_journal() RETURNS trigger LANGUAGE p
 AS $$
 BEGIN
     IF TG_TABLE_NAME = 'contact' THEN
-        EXECUTE format('TRUNCATE %I.event', TG_TABLE_SCHEMA);
+        EXECUTE format('TRUNCATE %1$I.event, %1$I.event_contact, %1$I.erased, %1$I.correction', TG_TABLE_SCHEMA);
     END IF;
     RETURN NULL;
 END
@@ -163,9 +211,14 @@ CREATE TABLE IF NOT EXISTS writer_lane ();
 CREATE TABLE IF NOT EXISTS setting (
     only_row       boolean PRIMARY KEY DEFAULT true CONSTRAINT setting_only_row CHECK (only_row),
     -- The country of phone numbers without a country code, such as US; NULL stands for none.
-    default_region text CONSTRAINT setting_default_region CHECK (default_region ~ '^[A-Z]{2}$')
+    default_region text CONSTRAINT setting_default_region CHECK (default_region ~ '^[A-Z]{2}$'),
+    -- The guards: the most emails and phone numbers that requests give an identity (0: no limit), and whether values of
+    -- recon's own list identify nobody. They are off in a migrated database.
+    max_emails     integer NOT NULL DEFAULT 0 CONSTRAINT setting_max_emails CHECK (max_emails >= 0),
+    max_phones     integer NOT NULL DEFAULT 0 CONSTRAINT setting_max_phones CHECK (max_phones >= 0),
+    block_common   boolean NOT NULL DEFAULT false
 );
-INSERT INTO setting (only_row, default_region) VALUES (true, NULL) ON CONFLICT DO NOTHING;
+INSERT INTO setting (max_emails, max_phones, block_common) VALUES (1000, 1000, true) ON CONFLICT DO NOTHING;
 CREATE OR REPLACE FUNCTION setting_keep_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE restrict_violation USING MESSAGE = 'the table setting has exactly one row, which stays';
@@ -173,4 +226,4 @@ END
 $$;
 CREATE OR REPLACE TRIGGER setting_keep_row BEFORE DELETE OR TRUNCATE ON setting EXECUTE FUNCTION setting_keep_row();
 
-COMMENT ON TABLE contact IS 'recon schema 3';
+COMMENT ON TABLE contact IS 'recon schema 4';

@@ -8,7 +8,16 @@
     ├── ForeignHost         the request names a host that recon does not serve
     ├── NotFound            no contact ever had what the request names
     ├── Gone                a contact had it once
-    │   └── Deleted         but every contact of its identity is soft-deleted
+    │   ├── Deleted         but every contact of its identity is soft-deleted
+    │   └── Erased          but its identity was erased
+    ├── Conflict            a correction that the present state forbids
+    │   ├── Changed         the identity has changed since the caller looked at it
+    │   ├── NotDivided      what remains still connects the identity
+    │   └── KeptApart       a steward keeps the identities apart
+    ├── Unprocessable       a valid request that cannot be carried out
+    │   ├── Blocked         all that it has are values that identify nobody
+    │   ├── InvalidCorrection
+    │   └── KeyReused       its Idempotency-Key came with another request before
     ├── Misconfigured       the operator's mistake
     ├── SchemaMismatch      this version cannot serve the database's schema
     │   └── NotPrepared     it can once an operator has run a command; a process waits for that
@@ -91,6 +100,56 @@ class Deleted(Gone):
     """No live contact of this identity is left."""
 
     code = "deleted"
+
+
+class Erased(Gone):
+    """The identity was erased."""
+
+    code = "erased"
+
+
+class Conflict(ReconError):
+    """The present state forbids this correction."""
+
+
+class Changed(Conflict):
+    """The identity has changed since. Look at it again."""
+
+    code = "changed"
+
+
+class NotDivided(Conflict):
+    """Other links still connect the identity."""
+
+    code = "not-divided"
+
+
+class KeptApart(Conflict):
+    """These identities are kept apart."""
+
+    code = "kept-apart"
+
+
+class Unprocessable(ReconError):
+    """The request cannot be carried out."""
+
+
+class Blocked(Unprocessable):
+    """Every identifier of the request is a value that identifies nobody. Nothing was stored."""
+
+    code = "blocked"
+
+
+class InvalidCorrection(Unprocessable):
+    """The correction cannot be made of this identity."""
+
+    code = "invalid-correction"
+
+
+class KeyReused(Unprocessable):
+    """The Idempotency-Key came with another request before."""
+
+    code = "idempotency-key-reused"
 
 
 class Misconfigured(ReconError):

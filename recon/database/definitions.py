@@ -37,7 +37,9 @@ SCHEMA_VERSION = MIGRATIONS[-1].number  # the last line of schema.sql has the sa
 # names of constraints, indexes and triggers may differ.
 INVENTORY = r"""
 WITH recon AS (
-    SELECT name, to_regclass(name) AS oid FROM unnest(ARRAY['contact', 'event', 'setting', 'writer_lane']) AS name
+    SELECT name, to_regclass(name) AS oid
+    FROM unnest(ARRAY['contact', 'event', 'event_contact', 'blocked', 'erased', 'correction', 'setting', 'writer_lane'])
+        AS name
 )
 SELECT 'column' AS kind, name AS "table", concat_ws(
     ' ',
@@ -87,6 +89,9 @@ class Part(NamedTuple):
         return named if self.table in {"contact", self.definition} else f"{named} of the table {self.table}"
 
 
+# The tables beside `contact` that hold what happened and what was decided.
+TABLES = ("event", "event_contact", "blocked", "erased", "correction")
+
 _TRIGGER = re.compile(
     r"(CREATE OR REPLACE FUNCTION [^$]+\$\$((?:(?!\$\$).)+)\$\$;\n"
     r"(?:--[^\n]*\n|REVOKE [^\n]*\n)*"
@@ -99,9 +104,10 @@ def _parts() -> Iterator[Part]:
     yield from _parts_of("contact")
     for statements, body, definition in _TRIGGER.findall(SCHEMA):
         yield Part("trigger", "contact", " ".join(definition.split()), statements, body)
-    begin, end = SCHEMA.index("CREATE TABLE event"), SCHEMA.index("-- What other programs do to contacts")
-    yield Part("table", "event", "event", SCHEMA[begin:end])
-    yield from _parts_of("event")
+    for table in TABLES:
+        statements = re.findall(rf"^(?:CREATE TABLE|ALTER TABLE|CREATE INDEX ON) {table} [^;]+;", SCHEMA, re.MULTILINE)
+        yield Part("table", table, table, "\n".join(statements))
+        yield from _parts_of(table)
     yield Part("table", "writer_lane", "writer_lane", "CREATE TABLE writer_lane ()")
     begin, end = SCHEMA.index("CREATE TABLE IF NOT EXISTS setting"), SCHEMA.index("COMMENT ON TABLE contact IS")
     yield Part("table", "setting", "setting", SCHEMA[begin:end])

@@ -18,10 +18,11 @@ OLDEST_SERVER = 150_000  # PostgreSQL 15, as `server_version_num` says it
 SCHEMA_COMMENT = "SELECT obj_description(to_regclass('contact'), 'pg_class')"
 # All that a role needs that serves, and nothing more.
 GRANTS = """
--- UPDATE is what a merge changes; SELECT ... FOR UPDATE asks for it too.
+-- UPDATE is what a merge changes, and what the guards change of rows written by other programs; SELECT ... FOR UPDATE
+-- asks for it too.
 GRANT SELECT,
-    INSERT (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at, source),
-    UPDATE (linked_id, link_precedence, updated_at)
+    INSERT (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at, source, apart),
+    UPDATE (email, phone_number, phone_key, linked_id, link_precedence, updated_at, deleted_at)
     ON contact TO {role};
 -- The sequence of contact.id, whatever its name is. UPDATE moves it past ids that another program has given explicitly.
 DO $grant$ BEGIN
@@ -29,25 +30,29 @@ DO $grant$ BEGIN
 END $grant$;
 -- The least that LOCK TABLE is content with; the table has nothing to update.
 GRANT UPDATE ON writer_lane TO {role};
-GRANT SELECT ON setting TO {role};
+GRANT SELECT ON setting, blocked, erased, event_contact TO {role};
 GRANT SELECT, INSERT ON event TO {role};
 """
 _GRANTED = """
 SELECT has_table_privilege('contact', 'SELECT')
     AND has_column_privilege('contact', 'source', 'INSERT')
     AND has_column_privilege('contact', 'linked_id', 'UPDATE')
+    AND has_column_privilege('contact', 'deleted_at', 'UPDATE')
     AND has_sequence_privilege(pg_get_serial_sequence('contact', 'id'), 'USAGE')
     AND has_table_privilege('writer_lane', 'UPDATE, DELETE, TRUNCATE')
     AND has_table_privilege('setting', 'SELECT')
+    AND has_table_privilege('blocked', 'SELECT') AND has_table_privilege('erased', 'SELECT')
+    AND has_table_privilege('event_contact', 'SELECT')
     AND has_table_privilege('event', 'SELECT') AND has_table_privilege('event', 'INSERT')
 """
 _MAY_MOVE_IDS = "SELECT has_sequence_privilege(pg_get_serial_sequence('contact', 'id'), 'UPDATE')"
-# No ids up to the highest that any contact or event has are drawn again. Ids that are drawn meanwhile may be drawn
+# No ids up to the highest that any contact or event has or had are drawn again. Ids drawn meanwhile may be drawn
 # twice: the transaction that comes second is retried.
 _MOVE_IDS = """
 WITH ids AS MATERIALIZED (
     SELECT pg_get_serial_sequence('contact', 'id')::regclass AS sequence,
-        greatest((SELECT max(id) FROM contact), (SELECT max(id) FROM event)) AS highest
+        greatest((SELECT max(id) FROM contact), (SELECT max(id) FROM event), (SELECT max(contact_id) FROM erased))
+            AS highest
 )
 SELECT setval(sequence, highest) FROM ids WHERE highest > coalesce(pg_sequence_last_value(sequence), 0)
 """

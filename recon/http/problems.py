@@ -9,6 +9,7 @@ from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from recon.errors import (
+    Conflict,
     FieldError,
     Forbidden,
     ForeignHost,
@@ -19,6 +20,7 @@ from recon.errors import (
     ReconError,
     Unauthorized,
     Unavailable,
+    Unprocessable,
 )
 
 # The status of each class of error: all that HTTP code needs to know about recon's errors.
@@ -29,6 +31,8 @@ STATUS = {
     Forbidden: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     Gone: HTTPStatus.GONE,
+    Conflict: HTTPStatus.CONFLICT,
+    Unprocessable: HTTPStatus.UNPROCESSABLE_ENTITY,
     ForeignHost: HTTPStatus.MISDIRECTED_REQUEST,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }

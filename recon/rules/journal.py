@@ -4,6 +4,7 @@ Contacts and events draw their ids from one sequence, in decision order. So an i
 happened has one total order. A contact is created at the position that is its id.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -41,6 +42,7 @@ class Record:
     phone_key : what the phone number is matched by; None exactly if `phone_number` is.
     deleted_at : when it was soft-deleted; None if it is live.
     source : the name of the API key of the request; None if another program wrote the row, or without API keys.
+    apart : the sides of keep-apart constraints that it is on, as for `guards.marks_of`.
     """
 
     id: int
@@ -51,6 +53,7 @@ class Record:
     created_at: datetime
     deleted_at: datetime | None
     source: str | None
+    apart: Sequence[Sequence[int]] | None = None
 
 
 BY_AGE = attrgetter("created_at", "id")  # a sort key: the oldest contact first

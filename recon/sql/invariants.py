@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 import asyncpg
 
 from recon.database.connecting import connected
-from recon.database.definitions import missing_parts
+from recon.database.definitions import TABLES, missing_parts
 from recon.database.schema import fetch_region, require_parts, require_region, require_schema
 from recon.errors import NotPrepared
 from recon.quantities import quantity
@@ -58,7 +58,9 @@ WITH
     ),
     ids AS (
         SELECT coalesce(pg_sequence_last_value(oid), 0) AS place,
-            greatest((SELECT max(id) FROM contact), (SELECT max(id) FROM event)) AS highest
+            greatest(
+                (SELECT max(id) FROM contact), (SELECT max(id) FROM event), (SELECT max(contact_id) FROM erased)
+            ) AS highest
         FROM sequence
     )
 SELECT format('ids: the sequence of contact.id is at %s, below the id %s; `recon schema --apply` moves it',
@@ -108,7 +110,7 @@ async def check(url: str, default_region: str | None = None) -> tuple[list[str],
     async with connected(url) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         await require_schema(connection)
         missing = await missing_parts(connection)
-        if any(part.kind == "column" or part.table in {"setting", "event"} for part in missing):
+        if any(part.kind == "column" or part.table in {"setting", *TABLES} for part in missing):
             await require_parts(connection)  # nothing to scan, or no region to compare match keys with, or no journal
         found = [f"schema: the database lacks the {part}; `recon schema --apply` adds it" for part in missing]
         try:
