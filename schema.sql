@@ -110,10 +110,11 @@ ALTER TABLE event ADD PRIMARY KEY (id);
 ALTER TABLE event ADD CONSTRAINT event_kind CHECK ((kind = ANY (ARRAY['merged'::text, 'mended'::text, 'linked'::text, 'split'::text, 'kept_apart'::text, 'released'::text, 'withheld'::text, 'dismissed'::text, 'blocked'::text, 'unblocked'::text, 'guards'::text, 'rekeyed'::text, 'edited'::text, 'deleted'::text, 'erased'::text])));
 CREATE INDEX ON event USING btree (primary_id) WHERE (primary_id IS NOT NULL);
 CREATE INDEX ON event USING btree (other_id) WHERE (other_id IS NOT NULL);
--- The review list: the withheld links that are open. Is this one recorded? Which ones have this value? Which come next?
-CREATE INDEX ON event USING btree (email, phone_key) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL));
-CREATE INDEX ON event USING btree (phone_key) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL));
-CREATE INDEX ON event USING btree (id) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL));
+-- The review list: the withheld links that are open. Is this one recorded? Which ones have this phone number? Which come
+-- next? Each names its own column in its condition, for the reason given above.
+CREATE INDEX ON event USING btree (email, phone_key) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL) AND (email IS NOT NULL));
+CREATE INDEX ON event USING btree (phone_key) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL) AND (phone_key IS NOT NULL));
+CREATE INDEX ON event USING btree (id) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL) AND (primary_id IS NOT NULL));
 
 -- The primaries that a correction left behind, for the corrections that concern more than two identities.
 CREATE TABLE event_contact (
@@ -131,7 +132,7 @@ CREATE TABLE blocked (
     event_id     bigint NOT NULL
 );
 
-ALTER TABLE blocked ADD PRIMARY KEY (kind, key);
+ALTER TABLE blocked ADD PRIMARY KEY (key, kind);
 ALTER TABLE blocked ADD CONSTRAINT blocked_kind CHECK ((kind = ANY (ARRAY['email'::text, 'phoneNumber'::text, 'digest'::text])));
 
 -- The contacts of erased identities. Their ids are never used again.

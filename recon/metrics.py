@@ -44,6 +44,7 @@ CONNECTIONS = Gauge("recon_connections", "Client connections that are open.", mu
 CONNECTIONS_CLOSED = Counter("recon_connections_closed", "Client connections closed because of a limit.", ["why"])
 CONTACTS = Counter("recon_contacts_created", "Contacts inserted.", ["precedence"])
 MERGES = Counter("recon_merges", "Clusters that were merged into another.")
+WITHHELD = Counter("recon_withheld_links", "Links that the guards withheld from requests, recorded or not.", ["reason"])
 
 
 # A look-up of labels costs more than the counting, and labels are few: each is looked up once.
@@ -98,3 +99,8 @@ def count_transaction(step: str, outcome: str) -> None:
 def count_contacts(precedence: str, number: int) -> None:
     """Count contacts that were inserted."""
     _child(CONTACTS, precedence).inc(number)
+
+
+def count_withheld(reason: str) -> None:
+    """Count a link that the guards withheld."""
+    _child(WITHHELD, reason).inc()

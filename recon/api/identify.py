@@ -5,11 +5,11 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from recon.api.messages import IdentifyRequest, IdentifyResponse, request_parser
+from recon.api.messages import IdentifyRequest, IdentifyResponse, partial_response, request_parser
 from recon.http.endpoints import Endpoint, content
-from recon.http.middleware import KEY_NAME
+from recon.http.middleware import KEY
 from recon.http.responses import JsonResponse, unsupported_encoding
-from recon.identities.identify import Answer
+from recon.identities.identify import Answer, Partial
 from recon.rules.identifiers import Identifiers
 from recon.settings import Settings
 
@@ -62,7 +62,7 @@ def endpoints(
             cors=True,
             summary="Link an email and a phone number, and return the whole identity",
             operation=_operation(),
-            problems=(400, 414, 431, 503),
+            problems=(400, 414, 422, 431, 503),
         )
     ]
 
@@ -75,7 +75,8 @@ def _operation() -> dict[str, Any]:
         "tags": ["identity"],
         "operationId": "identify",
         "description": "Links an email, a phone number, or both to everything known about that person, and returns "
-        "the complete identity. Idempotent: repeating a request adds nothing.",
+        "the complete identity. Idempotent: repeating a request adds nothing. What the guards forbid to "
+        "link is named in `withheld`; a request with nothing but values that identify nobody is a 422.",
         "requestBody": {
             "required": True,
             "content": {_JSON: {"schema": IdentifyRequest, "examples": _REQUEST_EXAMPLES}},
@@ -97,7 +98,11 @@ def identify_handler(
             body = await request.read()
         except (web.RequestPayloadError, ConnectionError):  # ConnectionError: the client disconnected
             raise web.HTTPBadRequest(text="The body does not match its headers.") from None
-        return JsonResponse(await identify(parse(body, request[KEY_NAME] if with_keys else None)))
+        key = request[KEY] if with_keys else None
+        answer = await identify(parse(body, None if key is None else key.name))
+        if isinstance(answer, Partial):
+            answer = partial_response(answer, may_read=key is None or "read" in key.scopes)
+        return JsonResponse(answer)
 
     return handler
 

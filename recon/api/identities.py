@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from recon.api.identify import require_json
 from recon.api.messages import (
     IdentifyRequest,
-    IdentifyResponse,
+    IdentityResponse,
     LookupResponse,
     identify_response,
     lookup_response,
@@ -113,7 +113,7 @@ def endpoints(lookup: Lookup, settings: Settings) -> list[Endpoint]:
             scope="read",
             cors=True,
             summary="The identity of a contact, now or as it was at a position or time",
-            operation=_operation("show", "The identity.", IdentifyResponse, parameters=[_CONTACT_ID, _AS_OF]),
+            operation=_operation("show", "The identity.", IdentityResponse, parameters=[_CONTACT_ID, _AS_OF]),
             problems=(400, 404, 410, 414, 431, 503),
         ),
         Endpoint(

@@ -1,13 +1,14 @@
 """The messages of the API: the shapes of requests and answers, JSON to identifiers, and an identity to JSON."""
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, NotRequired, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
 from typing_extensions import TypedDict
 
 from recon.errors import FieldError, InvalidRequest
+from recon.identities.identify import Partial
 from recon.rules import clusters
 from recon.rules.identifiers import (
     MAX_EMAIL,
@@ -95,8 +96,39 @@ class Identity(TypedDict):
     secondaryContactIds: Annotated[list[int], Field(description="All other contacts, in order of creation.")]
 
 
+class Withheld(TypedDict):
+    """An identifier of the request that was not linked."""
+
+    identifier: Literal["email", "phoneNumber"]
+    reason: Annotated[
+        Literal["blocked", "kept-apart", "limit"],
+        Field(
+            description="blocked: the value identifies nobody. kept-apart: it would join two identities that a steward "
+            "keeps apart. limit: the identity would have too many emails or phone numbers."
+        ),
+    ]
+    primaryContactId: NotRequired[
+        Annotated[
+            int | None,
+            Field(description="The identity that holds the identifier, if any. Only for API keys that may read."),
+        ]
+    ]
+
+
 class IdentifyResponse(TypedDict):
     """The whole identity that the request's identifiers belong to."""
+
+    contact: Identity
+    withheld: NotRequired[
+        Annotated[
+            list[Withheld],
+            Field(description="What the guards kept from being linked; absent if nothing was."),
+        ]
+    ]
+
+
+class IdentityResponse(TypedDict):
+    """A whole identity."""
 
     contact: Identity
 
@@ -119,6 +151,16 @@ def identify_response(identity: clusters.Identity) -> bytes:
         }
     }
     return to_json(response)
+
+
+def partial_response(partial: Partial, *, may_read: bool) -> bytes:
+    """Encode the answer to a request of which something was withheld."""
+    withheld: list[Withheld] = [
+        Withheld(identifier=each.kind, reason=each.cause.value)
+        | ({"primaryContactId": each.primary_id} if may_read else {})
+        for each in partial.withheld
+    ]
+    return partial.identity[:-1] + b',"withheld":' + to_json(withheld) + b"}"
 
 
 def lookup_response(identities: Iterable[clusters.Identity]) -> bytes:

@@ -22,6 +22,7 @@ _PROBLEMS = {
     414: "The request's target is too long.",
     415: "The body is not declared as JSON in UTF-8, or has an encoding other than gzip or deflate.",
     421: "recon does not serve the host that the request names.",
+    422: "The request is valid, but cannot be carried out. `type` and `detail` say why.",
     431: "The request's head is too large.",
     503: "The database is unavailable, or too many requests are waiting. Requests are idempotent: try again.",
 }

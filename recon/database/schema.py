@@ -21,8 +21,8 @@ GRANTS = """
 -- UPDATE is what a merge changes, and what the guards change of rows written by other programs; SELECT ... FOR UPDATE
 -- asks for it too.
 GRANT SELECT,
-    INSERT (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at, source, apart),
-    UPDATE (email, phone_number, phone_key, linked_id, link_precedence, updated_at, deleted_at)
+    INSERT (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at, source),
+    UPDATE (email, phone_number, phone_key, linked_id, link_precedence, updated_at, deleted_at, apart)
     ON contact TO {role};
 -- The sequence of contact.id, whatever its name is. UPDATE moves it past ids that another program has given explicitly.
 DO $grant$ BEGIN
@@ -37,7 +37,7 @@ _GRANTED = """
 SELECT has_table_privilege('contact', 'SELECT')
     AND has_column_privilege('contact', 'source', 'INSERT')
     AND has_column_privilege('contact', 'linked_id', 'UPDATE')
-    AND has_column_privilege('contact', 'deleted_at', 'UPDATE')
+    AND has_column_privilege('contact', 'apart', 'UPDATE')
     AND has_sequence_privilege(pg_get_serial_sequence('contact', 'id'), 'USAGE')
     AND has_table_privilege('writer_lane', 'UPDATE, DELETE, TRUNCATE')
     AND has_table_privilege('setting', 'SELECT')

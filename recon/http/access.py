@@ -48,7 +48,7 @@ def _check(keys: Keys, scope: str, request: web.Request) -> None:
     if holder is None:
         metrics.count_refusal("unknown key")
         raise Unauthorized
-    request[middleware.KEY_NAME] = holder.name
+    request[middleware.KEY] = holder
     if scope not in holder.scopes:
         metrics.count_refusal("scope")
         raise Forbidden

@@ -16,6 +16,7 @@ from recon.errors import FieldError, InvalidRequest, ReconError, ShuttingDown
 from recon.http.hosts import Hosts
 from recon.http.problems import problem, problem_of, problem_of_http
 from recon.http.responses import HEADERS, REQUEST_ID, SERVER
+from recon.keys import Key
 from recon.logs import failures
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 # A request id that a client may choose: long enough for a UUID or a trace id, without characters that could forge a log
 # line. Digits alone could be a phone number, and `recon_…` an API key.
 _REQUEST_ID = re.compile(r"(?!recon_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._-]{1,64}")
-KEY_NAME = web.RequestKey("key", str)  # the name of the API key that the request came with, for the log
+KEY = web.RequestKey("key", Key)  # the API key that the request came with
 
 
 def answering(
@@ -99,8 +100,8 @@ def _log(request: web.Request, label: str, status: int, seconds: float, wrong: C
 
 def _fields(request: web.Request, seconds: float) -> dict[str, Any]:
     fields: dict[str, Any] = {"request_id": request[HEADERS][REQUEST_ID], "ms": round(seconds * 1000, 1)}
-    if KEY_NAME in request:
-        fields["key"] = request[KEY_NAME]
+    if KEY in request:
+        fields["key"] = request[KEY].name
     return fields | failures.left_out()
 
 

@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 from recon import metrics
 from recon.background import run_once
 from recon.database.transactions import may_be_one_requests_fault
-from recon.errors import Overloaded, RowsHeld
+from recon.errors import Blocked, Overloaded, RowsHeld
 from recon.identities.contention import Held
 from recon.identities.deadlines import Deadlines
-from recon.identities.identify import Answer, Identify, Large, Outcome, Requests
+from recon.identities.identify import Answer, Identify, Large, Outcome, Refused, Requests
 from recon.rules.identifiers import Identifiers
 
 # Requests in a batch. Far above what batches grow to by themselves; it bounds the time and memory of one
@@ -283,8 +283,13 @@ def _lanes(
 ) -> Submit:
     queues = RowQueues(identify.wait_for, limit, rows_at_once)
 
+    def refuse(entry: Entry, _: Refused) -> None:
+        entry[1].set_exception(Blocked())
+
     def lane(name: str, work: Work, width: int, pass_on: dict[type, PassOn], **options: Any) -> Lane:
-        return Lane(name, work, limit, deadlines, width=width, largest=largest, pass_on=pass_on, **options)
+        return Lane(
+            name, work, limit, deadlines, width=width, largest=largest, pass_on={Refused: refuse, **pass_on}, **options
+        )
 
     def write_lane(name: str, width: int, room: Room | None = None) -> Lane:
         def wait_for_row(entry: Entry, held: Held) -> None:

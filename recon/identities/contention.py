@@ -6,13 +6,17 @@ minutes: by an operator's open transaction, or by another program.
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from recon.database.transactions import Connection
 from recon.rules.clusters import Cluster, Clusters
+from recon.rules.guards import Values
 from recon.rules.identifiers import Identifiers
 from recon.rules.reconcile import Plan, Reason, decide
 from recon.sql import contacts as sql
+from recon.sql import guards
+
+T = TypeVar("T")
 
 
 class Held(NamedTuple):
@@ -24,14 +28,15 @@ class Held(NamedTuple):
 # From a batch and the most contacts in its answers to what is to be done, and for each request whether it has to wait;
 # nothing for none of them.
 Choose: TypeAlias = Callable[[Connection, Sequence[Identifiers], float], Awaitable[tuple[Plan, list[Held | None]]]]
+Fetch: TypeAlias = Callable[[Connection, Sequence[Identifiers], Values], Awaitable[Clusters]]
 
 
 async def everything(
     connection: Connection, batch: Sequence[Identifiers], most: float
 ) -> tuple[Plan, list[Held | None]]:
     """Decide all requests, with the roots of their clusters locked; raises RowsHeld when one is held too long."""
-    clusters = Clusters(await sql.lock_clusters(connection, batch))
-    return decide(batch, clusters, most), []
+    clusters = await _guarded(connection, sql.lock_clusters, batch)
+    return await _decided(connection, batch, clusters, most), []
 
 
 async def what_is_free(
@@ -45,14 +50,15 @@ async def what_is_free(
     while True:
         places = [place for place, row in enumerate(held) if row is None]
         free = [batch[place] for place in places]
-        clusters = Clusters(await sql.fetch_clusters(connection, free))
+        clusters = await _guarded(connection, sql.fetch_clusters, free)
         contacts = [contact for cluster in clusters.all for contact in cluster.contacts]
         touched = _roots(free, clusters)
-        plan = decide(free, clusters, most)
+        plan = await _decided(connection, free, clusters, most)
         # A merge changes all rows of a cluster, not its root alone.
         relinked = {root for root, _ in plan.relinks}
         root_of = {contact.id: contact.linked_id for contact in contacts if contact.linked_id in relinked}
-        needed = {row for row in root_of if row is not None}.union(*touched)
+        losers = {loser.id for loss in plan.losses for loser in loss.losers}
+        needed = {row for row in losers.union(root_of) if row is not None}.union(*touched)
         rows = await sql.lock_free_rows(connection, needed) if needed else set()
         if not rows:
             return plan, held
@@ -64,6 +70,24 @@ async def what_is_free(
                 held[places[nth]] = Held(row)
 
 
+async def _guarded(connection: Connection, fetch: Fetch, batch: Sequence[Identifiers]) -> Clusters:
+    """The clusters of a batch. Where some share a value that is blocked, and that no request has, they stay apart."""
+    clusters = await fetch(connection, batch, frozenset())
+    if clusters.mends:  # rare: rows of other programs
+        blocked = await guards.blocked_among(connection, clusters.mends)
+        if blocked:
+            clusters = await fetch(connection, batch, blocked)
+    return clusters
+
+
+async def _decided(connection: Connection, batch: Sequence[Identifiers], clusters: Clusters, most: float) -> Plan:
+    """What is to be done, without the withheld links that are on the review list already."""
+    plan = decide(batch, clusters, most)
+    if pairs := plan.pairs():  # rare
+        plan.drop_recorded(await guards.recorded(connection, pairs))
+    return plan
+
+
 def _roots(requests: Sequence[Identifiers], clusters: Clusters) -> list[set[int]]:
     """The rows that stand for the clusters that each request touches."""
     roots: defaultdict[Cluster, set[int]] = defaultdict(set)
@@ -72,12 +96,12 @@ def _roots(requests: Sequence[Identifiers], clusters: Clusters) -> list[set[int]
     return [{root for cluster in clusters.of(request) if cluster for root in roots[cluster]} for request in requests]
 
 
-def merged(answers: Sequence[bytes], held: Sequence[Held | None]) -> list[bytes | Held]:
+def merged(answers: Sequence[T], held: Sequence[Held | None]) -> list[T | Held]:
     """The outcome of each request, in order, up to the first that was left undecided."""
     if not held:
         return [*answers]
     following = iter(answers)
-    outcomes: list[bytes | Held] = []
+    outcomes: list[T | Held] = []
     for row in held:
         outcome = row or next(following, None)
         if outcome is None:

@@ -11,11 +11,12 @@ from recon.errors import RowsHeld
 from recon.identities import contention
 from recon.identities.contention import Held
 from recon.rules.clusters import Cluster, Clusters, Identity, consolidate
+from recon.rules.guards import Cause, Kind
 from recon.rules.identifiers import Identifiers
-from recon.rules.reconcile import Plan, Reason
+from recon.rules.reconcile import Pair, Plan, Reason, Withheld, judge
 from recon.sql import contacts as sql
+from recon.sql import guards
 
-Answer: TypeAlias = bytes  # an encoded identity, shared by all requests of a batch that it answers
 Requests: TypeAlias = Callable[[], Sequence[Identifiers]]  # dequeues a batch; called again, gives the same
 
 # Contacts that the answers of a write batch have together, about: 15 MB with emails of 100 characters. What is left
@@ -26,13 +27,43 @@ MOST_ANSWERED = 131_072
 _TRIES = 4
 
 
+class Unlinked(NamedTuple):
+    """An identifier that the guards kept a request from linking.
+
+    Attributes
+    ----------
+    kind : which of the request's two.
+    cause : why.
+    primary_id : the primary of the identity that holds the identifier; None if none does, or the value is blocked.
+    """
+
+    kind: Kind
+    cause: Cause
+    primary_id: int | None
+
+
+class Partial(NamedTuple):
+    """The answer to a request of which something was withheld."""
+
+    identity: bytes
+    withheld: tuple[Unlinked, ...]
+
+
+# An encoded identity, shared by all requests of a batch that it answers.
+Answer: TypeAlias = bytes | Partial
+
+
+class Refused(NamedTuple):
+    """Instead of an answer: all that the request has are values that identify nobody."""
+
+
 class Large(NamedTuple):
     """Instead of an answer: the request touches large identities, and is to be answered apart from small ones."""
 
     roots: frozenset[int]
 
 
-Outcome: TypeAlias = Answer | Large | Held | None  # None: the request changes something
+Outcome: TypeAlias = Answer | Refused | Large | Held | None  # None: the request changes something
 
 
 class Identify:
@@ -44,7 +75,7 @@ class Identify:
     encode : what makes an answer of an identity; called once for each state of an identity in a batch.
     """
 
-    def __init__(self, database: Database, encode: Callable[[Identity], Answer]) -> None:
+    def __init__(self, database: Database, encode: Callable[[Identity], bytes]) -> None:
         self._database = database
         self._encode = encode
 
@@ -53,31 +84,27 @@ class Identify:
         batch = requests()
         metrics.count_batch("read", len(batch))
 
-        async def work(connection: Connection) -> Clusters:
-            return Clusters(await sql.fetch_small_clusters(connection, batch))
-
-        clusters = await self._database.snapshot("read", work)
+        clusters = await self._database.snapshot("read", lambda connection: sql.fetch_small_clusters(connection, batch))
         large = clusters.larger_than(sql.LARGE)
         if not large:
-            return self._known(batch, clusters)
+            return await self._known(batch, clusters)
         return await self._without(large, batch, clusters)
 
     async def _without(self, large: set[int], batch: Sequence[Identifiers], clusters: Clusters) -> list[Outcome]:
         """Answer the requests that touch no large identity: of those not all contacts were fetched."""
         roots = await self._database.snapshot("read", lambda connection: sql.find_roots(connection, batch))
         touched = [each & large for each in roots]
-        small = iter(self._known([request for request, its in zip(batch, touched, strict=True) if not its], clusters))
-        return [Large(its) if its else next(small) for its in touched]
+        small = [request for request, its in zip(batch, touched, strict=True) if not its]
+        outcomes = iter(await self._known(small, clusters))
+        return [Large(its) if its else next(outcomes) for its in touched]
 
     async def read_large(self, requests: Requests) -> list[Outcome]:
         """Answer the requests that would change nothing, however large their identities are."""
         batch = requests()
         metrics.count_batch("read large", len(batch))
 
-        async def work(connection: Connection) -> Clusters:
-            return Clusters(await sql.fetch_clusters(connection, batch))
-
-        return self._known(batch, await self._database.snapshot("read large", work))
+        clusters = await self._database.snapshot("read large", lambda connection: sql.fetch_clusters(connection, batch))
+        return await self._known(batch, clusters)
 
     async def write(self, requests: Requests) -> Sequence[Outcome]:
         """Apply the requests, in order, in one transaction, and answer them.
@@ -98,40 +125,91 @@ class Identify:
     async def _applied(self, requests: Requests, choose: contention.Choose) -> Sequence[Outcome]:
         async def work(connection: Connection) -> tuple[Plan, list[Held | None]]:
             plan, held = await choose(connection, requests(), MOST_ANSWERED)
-            if plan.inserts or plan.relinks:
+            if plan.changes_anything():
                 await sql.change_contacts(connection, plan)
             return plan, held
 
         plan, held = await self._database.serializable("write", work)
         metrics.count_batch("write", len(plan.decisions))
         _count(plan)
-        return contention.merged(self._answers(plan), held)
+        return contention.merged(self._outcomes(plan), held)
 
-    def _known(self, batch: Sequence[Identifiers], clusters: Clusters) -> list[Outcome]:
+    async def _known(self, batch: Sequence[Identifiers], clusters: Clusters) -> list[Outcome]:
         """The answer of each request that would change nothing, encoded once for each identity."""
-        answers: dict[Cluster, Answer] = {}
+        encoded: dict[Cluster, bytes] = {}
         outcomes: list[Outcome] = []
-        for request in batch:
-            cluster = clusters.knowing(request)
+        unrecorded: dict[int, Pair] = {}
+        for place, request in enumerate(batch):
+            cluster, withheld = _known_in(request, clusters)
             if cluster is None:
-                outcomes.append(None)
+                outcomes.append(Refused() if withheld else None)
                 continue
-            answer = answers.get(cluster)
-            if answer is None:
-                answer = answers[cluster] = self._encode(consolidate(cluster.primary, cluster.contacts))
-            outcomes.append(answer)
+            identity = encoded.get(cluster)
+            if identity is None:
+                identity = encoded[cluster] = self._encode(consolidate(cluster.primary, cluster.contacts))
+            outcomes.append(_answer(identity, withheld) if withheld else identity)
+            if withheld and any(each.cause is not Cause.BLOCKED for each in withheld):
+                unrecorded[place] = request.email, request.phone_key
+        if unrecorded:  # rare
+            await self._leave_unrecorded(outcomes, unrecorded)
+        _count_withheld(outcomes)
         return outcomes
 
-    def _answers(self, plan: Plan) -> list[Answer]:
-        """The answer of each request that was decided, encoded once for each state of an identity."""
+    async def _leave_unrecorded(self, outcomes: list[Outcome], unrecorded: dict[int, Pair]) -> None:
+        """Leave requests whose withheld link is not on the review list yet to the write pass."""
+        pairs = [*unrecorded.values()]
+        recorded = await self._database.snapshot("read", lambda connection: guards.recorded(connection, pairs))
+        for place, pair in unrecorded.items():
+            if pair not in recorded:
+                outcomes[place] = None
+
+    def _outcomes(self, plan: Plan) -> list[Outcome]:
+        """The outcome of each request that was decided, encoded once for each state of an identity."""
         identities = plan.identities()
-        distinct = {id(identity): identity for identity in identities}
+        distinct = {id(identity): identity for identity in identities if identity is not None}
         encoded = {key: self._encode(identity) for key, identity in distinct.items()}
-        return [encoded[id(identity)] for identity in identities]
+        outcomes: list[Outcome] = [encoded.get(id(identity), Refused()) for identity in identities]
+        for place, decision in enumerate(plan.decisions):
+            if decision.withheld and decision.primary is not None:
+                outcomes[place] = _answer(encoded[id(identities[place])], decision.withheld)
+        _count_withheld(outcomes)
+        return outcomes
 
     async def wait_for(self, row: int) -> None:
         """Return when no other session holds this row any more; raises RowsHeld after a second."""
         await self._database.wait(lambda connection: sql.wait_for_row(connection, row))
+
+
+def _known_in(request: Identifiers, clusters: Clusters) -> tuple[Cluster | None, tuple[Withheld, ...]]:
+    """The cluster that has all that the guards leave of a request, and what they withhold.
+
+    No cluster: the request changes something or, if anything is withheld, nothing is left of it.
+    """
+    if not clusters.guards.blocks(request):
+        cluster = clusters.knowing(request)
+        if cluster is not None:  # nearly always
+            return cluster, ()
+    verdict = judge(request, clusters)
+    if verdict.request.email is None and verdict.request.phone_key is None:
+        return None, verdict.withheld
+    cluster = verdict.known_in()
+    return (None, ()) if cluster is None else (cluster, verdict.withheld)
+
+
+def _answer(identity: bytes, withheld: Sequence[Withheld]) -> Partial:
+    return Partial(
+        identity,
+        tuple(Unlinked(kind, cause, None if holder is None else holder.id) for kind, cause, holder in withheld),
+    )
+
+
+def _count_withheld(outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        if isinstance(outcome, Partial):
+            for each in outcome.withheld:
+                metrics.count_withheld(each.cause)
+        elif isinstance(outcome, Refused):
+            metrics.count_withheld(Cause.BLOCKED)
 
 
 def _count(plan: Plan) -> None:

@@ -102,8 +102,8 @@ class Lookup:
         Identities that share an identifier, because of rows of other programs, are one here, as they are to a request.
         """
 
-        def make(found: list[Contact]) -> list[Identity]:
-            holders = dict.fromkeys(filter(None, Clusters(found).of(identifiers)))
+        def make(found: Clusters) -> list[Identity]:
+            holders = dict.fromkeys(filter(None, found.of(identifiers)))
             return [consolidate(cluster.primary, cluster.contacts) for cluster in holders]
 
         email, phone, phone_key, _ = identifiers

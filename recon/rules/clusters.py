@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple, TypeAlias
 
+from recon.rules.guards import Cause, Guards, Kind, Mark, marks_of, opposed
 from recon.rules.identifiers import Identifiers
 
 # What contacts add up to: emails, phone numbers by their keys, and the ids of the contacts; the primary's own first.
 Parts: TypeAlias = tuple[dict[str, None], dict[str, str | None], list[int | None]]
 
 _BY_RANK = attrgetter("rank")
+_NO_MARKS: frozenset[Mark] = frozenset()
 
 
 @dataclass(slots=True)
@@ -30,7 +32,12 @@ class Contact:
     email: str | None
     phone_number: str | None
     phone_key: str | None
+    apart: Sequence[Sequence[int]] | None = None  # its marks, as for `guards.marks_of`
     source: str | None = None  # of a new contact; matching needs no other's
+
+    def has(self, kind: Kind, key: str) -> bool:
+        """Tell whether the contact has this identifier."""
+        return key == (self.email if kind == "email" else self.phone_key)
 
 
 class Mend(NamedTuple):
@@ -42,6 +49,27 @@ class Mend(NamedTuple):
     phone_number: str | None
     phone_key: str | None
     absorbed: list[int]  # the ids of the contacts of the absorbed cluster
+
+
+@dataclass(slots=True)
+class Loss:
+    """A value that contacts of the table lose, since the guards forbid that identities share it.
+
+    Attributes
+    ----------
+    losers : the contacts that had the value, oldest first.
+    kept : the ids of those of them that have nothing else. They are to be soft-deleted, and keep the value.
+    holder : the primary of the identity that keeps the value; None if it is blocked.
+    """
+
+    cause: Cause
+    kind: Kind
+    key: str
+    phone_numbers: list[str | None]  # the phone number of each loser, if that is the value
+    cluster: "Cluster"
+    losers: list[Contact]
+    kept: list[int]
+    holder: "Cluster | None"
 
 
 @dataclass(slots=True)  # not frozen: that would cost a known customer's answer half a microsecond
@@ -64,9 +92,10 @@ class Cluster:
     primary : its primary; without a live one, its oldest contact, which is to become it.
     absorbed_by : the cluster that it became part of.
     settled : whether the table already says what this cluster says.
+    marks : the marks of its contacts.
     """
 
-    __slots__ = ("absorbed_by", "contacts", "primary", "root", "settled")
+    __slots__ = ("absorbed_by", "contacts", "marks", "primary", "root", "settled")
 
     def __init__(self, root: int | None, contacts: list[Contact]) -> None:
         self.root = root
@@ -76,6 +105,12 @@ class Cluster:
             self.primary = next((contact for contact in contacts if contact.linked_id is None), contacts[0])
         self.absorbed_by: Cluster | None = None
         self.settled = self.primary.id == root
+        self.marks: frozenset[Mark] | set[Mark] = _NO_MARKS
+
+    def values(self, kind: Kind) -> set[str]:
+        """Its emails, or the match keys of its phone numbers."""
+        found = {contact.email if kind == "email" else contact.phone_key for contact in self.contacts}
+        return {value for value in found if value is not None}
 
     def current(self) -> "Cluster":
         """The cluster that this one is part of by now: itself, unless it was absorbed."""
@@ -90,19 +125,25 @@ class Clusters:
 
     Takes contacts oldest first, whole clusters only. Clusters that share an identifier are one
     person (I3) and are united at once: rows written by other programs can share one, and the next write that meets
-    them repairs that.
+    them repairs that. Where the guards forbid it, contacts lose the identifier instead.
 
     Attributes
     ----------
+    guards : the guards that decide what may be united.
     newest : the newest contact, or None if there is none.
     all : every cluster, united ones too.
     mends : which clusters of the table were united, in order.
+    losses : which values contacts of the table lose, in order.
     """
 
-    def __init__(self, contacts: Sequence[Contact] = ()) -> None:
+    def __init__(self, contacts: Sequence[Contact] = (), guards: Guards | None = None) -> None:
+        self.guards = guards or Guards()
         by_root: dict[int | None, list[Contact]] = {}
+        marked = []
         for contact in contacts:
             root = contact.id if contact.linked_id is None else contact.linked_id
+            if contact.apart is not None:
+                marked.append((root, contact.apart))
             members = by_root.get(root)
             if members is None:
                 by_root[root] = [contact]
@@ -112,29 +153,77 @@ class Clusters:
         self._size = len(contacts)
         self.all = [Cluster(root, members) for root, members in by_root.items()]
         self.mends: list[Mend] = []
+        self.losses: list[Loss] = []
+        if marked:
+            self._mark(marked)
         self._by_email: dict[str, Cluster] = {}
         self._by_phone: dict[str, Cluster] = {}
         for cluster in self.all:
             for contact in cluster.contacts:
                 self.learn(contact, cluster)
 
+    def _mark(self, marked: Iterable[tuple[int | None, Sequence[Sequence[int]]]]) -> None:
+        by_root = {cluster.root: cluster for cluster in self.all}
+        for root, apart in marked:
+            by_root[root].marks = by_root[root].marks | marks_of(apart)
+
     def learn(self, contact: Contact, cluster: Cluster) -> None:
         """Find `cluster` by the contact's identifiers from now on."""
         if contact.email is not None:
             known = self._by_email.setdefault(contact.email, cluster)
             if known is not cluster:
-                self._mend(known, cluster, contact.email, None, None)
+                self._meet(known, cluster, "email", contact.email, contact)
         if contact.phone_key is not None:
             known = self._by_phone.setdefault(contact.phone_key, cluster)
             if known is not cluster:
-                self._mend(known, cluster, None, contact.phone_number, contact.phone_key)
+                self._meet(known, cluster, "phoneNumber", contact.phone_key, contact)
+
+    def _meet(self, known: Cluster, cluster: Cluster, kind: Kind, key: str, contact: Contact) -> None:
+        """Two clusters of the table share an identifier: unite them or, if the guards forbid that, end the sharing."""
+        known, cluster = known.current(), cluster.current()
+        if known is cluster:
+            return
+        if self.guards.blocks_value(kind, key):
+            self._places(kind).pop(key)
+            for each in self.all:
+                if each.absorbed_by is None:
+                    self._lose(Cause.BLOCKED, kind, key, each, None)
+        elif opposed(known.marks, cluster.marks):
+            first, second = sorted((known, cluster), key=lambda each: _holder(each, kind, key).rank)
+            self._places(kind)[key] = first
+            first.settled = False  # so that a request by this identifier is a write, which makes the repair
+            self._lose(Cause.KEPT_APART, kind, key, second, first)
+        elif kind == "email":
+            self._mend(known, cluster, key, None, None)
+        else:
+            self._mend(known, cluster, None, contact.phone_number, key)
+
+    def _places(self, kind: Kind) -> dict[str, Cluster]:
+        return self._by_email if kind == "email" else self._by_phone
+
+    def _lose(self, cause: Cause, kind: Kind, key: str, cluster: Cluster, holder: Cluster | None) -> None:
+        """Take an identifier from all contacts of a cluster. One that has nothing else leaves the cluster."""
+        losers = [contact for contact in cluster.contacts if contact.has(kind, key)]
+        if not losers:
+            return
+        phone_numbers = [contact.phone_number if kind == "phoneNumber" else None for contact in losers]
+        kept = [contact for contact in losers if contact.email is None or contact.phone_key is None]
+        for contact in losers:
+            if kind == "email":
+                contact.email = None
+            else:
+                contact.phone_number = contact.phone_key = None
+        ids = _assigned([contact.id for contact in kept])
+        self.losses.append(Loss(cause, kind, key, phone_numbers, cluster, losers, ids, holder))
+        # A new list, as the caller iterates over the old one.
+        cluster.contacts = [contact for contact in cluster.contacts if contact not in kept]
+        if cluster.contacts and cluster.primary in kept:
+            cluster.primary = cluster.contacts[0]
+        cluster.settled = False
 
     def _mend(
         self, known: Cluster, cluster: Cluster, email: str | None, phone_number: str | None, phone_key: str | None
     ) -> None:
-        known, cluster = known.current(), cluster.current()
-        if known is cluster:
-            return
         older = unite(known, cluster)
         younger = cluster if older is known else known
         absorbed = _assigned([contact.id for contact in younger.contacts])
@@ -165,6 +254,11 @@ class Clusters:
         return {root for root in large if root is not None}
 
 
+def _holder(cluster: Cluster, kind: Kind, key: str) -> Contact:
+    """The oldest contact of the cluster that has the identifier."""
+    return next(contact for contact in cluster.contacts if contact.has(kind, key))
+
+
 def unite(first: Cluster, second: Cluster) -> Cluster:
     """Make two clusters, of which neither was absorbed, one: that of the older primary, which is returned (rule 4)."""
     winner, loser = (first, second) if first.primary.rank < second.primary.rank else (second, first)
@@ -174,6 +268,8 @@ def unite(first: Cluster, second: Cluster) -> Cluster:
     if not is_in_order:  # to sort each time would take seconds for a value that 10,000 clusters share
         winner.contacts.sort(key=_BY_RANK)
     winner.settled = False
+    if loser.marks:
+        winner.marks = winner.marks | loser.marks
     loser.absorbed_by = winner
     return winner
 

@@ -1,7 +1,31 @@
-"""Guards: the rules that withhold a link."""
+"""Guards: the rules that withhold a link. Blocked values, keep-apart constraints and limits."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, NamedTuple, TypeAlias
+
+from recon.rules.identifiers import Identifiers
+
+Kind: TypeAlias = Literal["email", "phoneNumber"]
+Value: TypeAlias = tuple[Kind, str]  # an identifier by its match key
+Values: TypeAlias = frozenset[Value]
+
+# recon's own list: the texts that programs send for "nothing". docs/identities.md shows it.
+COMMON = frozenset(
+    {"null", "(null)", "<null>", "none", "(none)", "<none>", "nil", "<nil>", "undefined", "nan", "empty", "blank"}
+    | {"n/a", "#n/a", "n.a.", "na", "not applicable", "not available", "not provided", "not set", "missing", "no value"}
+    | {"unknown", "unspecified", "anonymous", "guest", "no email", "no phone", "object object", "[object object]"}
+)
+_FEWEST_ZEROS = 6  # digits of a phone number of zeros alone from which on it is blocked
+
+
+class Cause(StrEnum):
+    """Why a link was withheld."""
+
+    BLOCKED = "blocked"  # the value is one that identifies nobody
+    KEPT_APART = "kept-apart"  # it would join two identities that are kept apart
+    LIMIT = "limit"  # an identity would have more emails or phone numbers than the limit
 
 
 class Mark(NamedTuple):
@@ -30,3 +54,38 @@ def opposed(some: Iterable[Mark], others: Iterable[Mark]) -> set[int]:
     for event, group, side in some:
         sides.setdefault((event, group), set()).add(side)
     return {event for event, group, side in others if sides.get((event, group), {side}) != {side}}
+
+
+def is_common(kind: Kind, key: str) -> bool:
+    """Tell whether recon's own list has a value, given by its match key."""
+    if kind == "phoneNumber" and key[0] == "0" and len(key) >= _FEWEST_ZEROS and not key.strip("0"):
+        return True
+    return key in COMMON or not (key[0].isalnum() or any(map(str.isalnum, key)))
+
+
+@dataclass(slots=True)
+class Guards:
+    """The guards' settings, and the blocked values that matter to a batch. Without arguments: no guards.
+
+    Attributes
+    ----------
+    max_emails, max_phones : the most that requests give an identity; 0 for no limit.
+    block_common : whether recon's own list is in use.
+    blocked : the values that a steward blocked, among those of the batch.
+    """
+
+    max_emails: int = 0
+    max_phones: int = 0
+    block_common: bool = False
+    blocked: Values = frozenset()
+
+    def blocks_value(self, kind: Kind, key: str) -> bool:
+        """Tell whether a value identifies nobody."""
+        return (self.block_common and is_common(kind, key)) or (kind, key) in self.blocked
+
+    def blocks(self, request: Identifiers) -> bool:
+        """Tell whether the request has a value that identifies nobody."""
+        email, _, phone_key, _ = request
+        return (email is not None and self.blocks_value("email", email)) or (
+            phone_key is not None and self.blocks_value("phoneNumber", phone_key)
+        )

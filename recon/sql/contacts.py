@@ -6,9 +6,11 @@ from dataclasses import fields
 from typing import Any
 
 from recon.database.transactions import Connection
-from recon.rules.clusters import Contact
+from recon.rules.clusters import Clusters, Contact
+from recon.rules.guards import Guards, Value, Values, is_common
 from recon.rules.identifiers import Identifiers
 from recon.rules.reconcile import Entry, Plan
+from recon.sql.guards import lose, mark
 
 # An identity with more contacts is large. The read pass fetches one more than that of each identity, which tells the
 # large ones apart, and bounds what a batch reads and answers: 512 requests with two identities each, a few
@@ -27,16 +29,26 @@ _ROOTS = """
 # that a row is a contact's values behind its rank: looking up each value by name would take 150 ns more a contact.
 _COLUMNS = ", ".join(field.name for field in fields(Contact) if field.name not in {"rank", "source"})
 
+# The guards, in the snapshot that decides. They come behind the contacts as a row without an id, which has the settings
+# in place of marks; as one for each value of the batch that a steward blocked, if there is any.
+_WITH_GUARDS = f"""
+SELECT {_COLUMNS} FROM (
+    {{members}}
+    UNION ALL
+    SELECT NULL, NULL, kind, NULL, key, ARRAY[max_emails, max_phones, block_common::int]::bigint[], NULL
+    FROM setting LEFT JOIN blocked ON key = ANY ($1::text[] || $2::text[]) WHERE only_row
+) AS found
+ORDER BY created_at, id"""
+
 # All their live rows, oldest first: `Contact.rank` is the place in this order.
-_MEMBERS = f"""
-    SELECT {_COLUMNS}
-    FROM (
-        SELECT * FROM contact WHERE id = ANY (ARRAY(SELECT id FROM {{roots}}))
-        UNION ALL
-        SELECT * FROM contact WHERE linked_id = ANY (ARRAY(SELECT id FROM {{roots}}))
-    ) AS member
-    WHERE deleted_at IS NULL
-    ORDER BY created_at, id"""
+_MEMBERS = _WITH_GUARDS.format(
+    members=f"""
+    SELECT {_COLUMNS}, created_at FROM contact
+    WHERE id = ANY (ARRAY(SELECT id FROM {{roots}})) AND deleted_at IS NULL
+    UNION ALL
+    SELECT {_COLUMNS}, created_at FROM contact
+    WHERE linked_id = ANY (ARRAY(SELECT id FROM {{roots}})) AND deleted_at IS NULL"""
+)
 
 # Everything about the identities that a batch asks for, as one statement and one snapshot.
 FETCH_CLUSTERS = f"""
@@ -45,9 +57,11 @@ WITH {_ROOTS}
 """
 
 
-async def fetch_clusters(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
-    """The contacts of every cluster that the batch touches, oldest first."""
-    return await _contacts(connection, FETCH_CLUSTERS, batch)
+async def fetch_clusters(
+    connection: Connection, batch: Sequence[Identifiers], blocked: Values = frozenset()
+) -> Clusters:
+    """Every cluster that the batch touches, with the guards; `blocked` are other values that a steward blocked."""
+    return await _clusters(connection, FETCH_CLUSTERS, batch, blocked)
 
 
 # Read pass: the same for small identities; of a large one, only LARGE + 1 contacts or a few more. Each walk along an
@@ -63,19 +77,19 @@ _SMALL_ROOTS = f"""
     )"""
 FETCH_SMALL_CLUSTERS = f"""
 WITH {_SMALL_ROOTS}
-SELECT {_COLUMNS}
-FROM (SELECT DISTINCT id FROM root) AS root (root_id), LATERAL (
-    SELECT * FROM contact WHERE id = root_id AND deleted_at IS NULL
-    UNION ALL
-    (SELECT * FROM contact WHERE linked_id = root_id AND deleted_at IS NULL LIMIT {LARGE + 1})
-) AS member
-ORDER BY created_at, id
-"""
+""" + _WITH_GUARDS.format(
+    members=f"""
+    SELECT {_COLUMNS}, created_at FROM (SELECT DISTINCT id FROM root) AS root (root_id), LATERAL (
+        SELECT * FROM contact WHERE id = root_id AND deleted_at IS NULL
+        UNION ALL
+        (SELECT * FROM contact WHERE linked_id = root_id AND deleted_at IS NULL LIMIT {LARGE + 1})
+    ) AS member"""
+)
 
 
-async def fetch_small_clusters(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
-    """The contacts of every cluster that the batch touches, oldest first; more than LARGE of one are not all."""
-    return await _contacts(connection, FETCH_SMALL_CLUSTERS, batch)
+async def fetch_small_clusters(connection: Connection, batch: Sequence[Identifiers]) -> Clusters:
+    """Every cluster that the batch touches, with the guards; of one with more than LARGE contacts, not all of them."""
+    return await _clusters(connection, FETCH_SMALL_CLUSTERS, batch)
 
 
 # Which cluster each identifier of a batch leads to, for the batches that touch a large identity. One is enough: where
@@ -111,9 +125,11 @@ WITH {_ROOTS},
 """
 
 
-async def lock_clusters(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
-    """The contacts of every cluster that the batch touches, oldest first, locked until COMMIT."""
-    return await _contacts(connection, LOCK_CLUSTERS, batch)
+async def lock_clusters(
+    connection: Connection, batch: Sequence[Identifiers], blocked: Values = frozenset()
+) -> Clusters:
+    """The same, locked until COMMIT."""
+    return await _clusters(connection, LOCK_CLUSTERS, batch, blocked)
 
 
 # When another session holds a row that a batch needs: lock the rows that are free, without waiting for the others.
@@ -147,12 +163,34 @@ async def wait_for_table(connection: Connection) -> None:
     await connection.execute(WAIT_FOR_TABLE)
 
 
-async def _contacts(connection: Connection, statement: str, batch: Sequence[Identifiers]) -> list[Contact]:
+async def _clusters(
+    connection: Connection, statement: str, batch: Sequence[Identifiers], blocked: Values = frozenset()
+) -> Clusters:
     # Sets, as many concurrent requests may be about the same person.
-    emails = list({request.email for request in batch if request.email is not None})
-    phone_keys = list({request.phone_key for request in batch if request.phone_key is not None})
-    rows = await connection.fetch(statement, emails, phone_keys)
-    return [Contact(rank, *row) for rank, row in enumerate(rows)]
+    emails = {request.email for request in batch if request.email is not None}
+    phone_keys = {request.phone_key for request in batch if request.phone_key is not None}
+    common_emails = {email for email in emails if is_common("email", email)}
+    common_phones = {key for key in phone_keys if is_common("phoneNumber", key)}
+    # Thousands of identities may still have a value that is blocked since: it leads to none of them.
+    rows = await connection.fetch(statement, list(emails - common_emails), list(phone_keys - common_phones))
+    guards = _guards(rows)
+    if (common_emails or common_phones) and not guards.block_common:
+        rows = await connection.fetch(statement, list(emails), list(phone_keys))
+        guards = _guards(rows)
+    if blocked:
+        guards.blocked |= blocked
+    return Clusters([Contact(rank, *row) for rank, row in enumerate(rows)], guards)
+
+
+def _guards(rows: list[Any]) -> Guards:
+    """Take the rows without an id, which come last, off the rows of contacts: the guards."""
+    blocked: set[Value] = set()
+    while rows and rows[-1][0] is None:
+        _, _, kind, _, key, settings = rows.pop()
+        if key is not None:
+            blocked.add((kind, key))
+    max_emails, max_phones, block_common = settings
+    return Guards(max_emails, max_phones, bool(block_common), frozenset(blocked))
 
 
 # All that a batch changes. First its new contacts: a secondary's primary may be a row of the same statement
@@ -221,6 +259,8 @@ CHANGE_AND_RECORD = _CHANGE.format(
 
 async def change_contacts(connection: Connection, plan: Plan) -> None:
     """Insert the plan's contacts, which get their ids, and apply its merges, with their events in the journal."""
+    for loss in plan.losses:  # rare, as the marks are
+        await lose(connection, loss)
     contacts = [contact for contact, _ in plan.inserts]
     places = _places(plan)
     place_of = dict(zip(map(id, contacts), places, strict=True))
@@ -245,6 +285,8 @@ async def change_contacts(connection: Connection, plan: Plan) -> None:
     # Ids were drawn in the order of the contacts, whatever order the rows come back in.
     for contact, new_id in zip(contacts, sorted(row["id"] for row in rows), strict=True):
         contact.id = new_id
+    if any(contact.apart for contact in contacts):
+        await mark(connection, [contact for contact in contacts if contact.apart])
 
 
 def _places(plan: Plan) -> Sequence[int]:

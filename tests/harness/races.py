@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from recon.database.transactions import Connection
-from recon.rules.clusters import Contact
+from recon.rules.clusters import Clusters
+from recon.rules.guards import Values
 from recon.rules.identifiers import Identifiers
 from recon.sql import contacts as sql
 
@@ -85,9 +86,11 @@ class AllHaveRead:
         self._left = n
         self._statement = statement
 
-    async def __call__(self, connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
-        contacts = await sql._contacts(connection, self._statement, batch)
+    async def __call__(
+        self, connection: Connection, batch: Sequence[Identifiers], blocked: Values = frozenset()
+    ) -> Clusters:
+        clusters = await sql._clusters(connection, self._statement, batch, blocked)
         if self._left:
             self._left -= 1
             await self._barrier.wait()
-        return contacts
+        return clusters

@@ -15,7 +15,7 @@ from recon.identities import identify
 from recon.identities.batching import Submit, coalesced
 from recon.identities.deadlines import Deadlines
 from recon.identities.identify import Identify, Large
-from recon.rules.clusters import Contact, Identity
+from recon.rules.clusters import Clusters, Identity
 from recon.rules.identifiers import Identifiers
 from recon.sql import contacts as sql
 from tests.harness.databases import execute, fetch
@@ -134,7 +134,8 @@ async def test_what_a_read_fetches_is_bounded(database_url: str) -> None:
     async with Database(database_url).opened() as database:
 
         async def counted(connection: Connection) -> None:
-            fetched.append(len(await sql.fetch_small_clusters(connection, batch)))
+            clusters = await sql.fetch_small_clusters(connection, batch)
+            fetched.append(sum(len(cluster.contacts) for cluster in clusters.all))
 
         await database.snapshot("test", counted)
         outcomes = await Identify(database, identify_response).read(lambda: batch)
@@ -163,12 +164,12 @@ async def test_it_holds_up_nobody(step: str, submit: Submit, monkeypatch: pytest
     reached, go_on = asyncio.Event(), asyncio.Event()
     original: Callable[..., Any] = getattr(sql, step)
 
-    async def held(connection: Connection, batch: Sequence[Identifiers]) -> list[Contact]:
-        contacts: list[Contact] = await original(connection, batch)
-        if len(contacts) >= SIZE:
+    async def held(connection: Connection, batch: Sequence[Identifiers], *more: Any) -> Clusters:
+        clusters: Clusters = await original(connection, batch, *more)
+        if clusters.larger_than(SIZE - 1):
             reached.set()
             await go_on.wait()
-        return contacts
+        return clusters
 
     await submit(_request("small", "2"))
     monkeypatch.setattr(sql, step, held)
@@ -195,7 +196,7 @@ async def test_large_identities_take_turns(submit: Submit, database_url: str, mo
     batches: list[list[str | None]] = []
     original = sql.fetch_clusters
 
-    async def noted(connection: asyncpg.Connection, batch: Sequence[Identifiers]) -> list[Contact]:
+    async def noted(connection: asyncpg.Connection, batch: Sequence[Identifiers]) -> Clusters:
         batches.append([request.email for request in batch])
         return await original(connection, batch)
 

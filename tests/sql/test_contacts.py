@@ -7,16 +7,16 @@ import asyncpg
 import pytest
 
 from recon.database.transactions import Connection
-from recon.rules.clusters import Contact
+from recon.rules.clusters import Clusters, Contact
 from recon.rules.identifiers import Identifiers
 from recon.sql import contacts as sql
 from tests.harness.databases import execute
 
 ROWS = """
-INSERT INTO contact (email, phone_number, linked_id, link_precedence)
-VALUES ('a', '+1 23', NULL, 'primary'), ('b', '+4 56', 1, 'secondary')
+INSERT INTO contact (email, phone_number, linked_id, link_precedence, apart)
+VALUES ('a', '+1 23', NULL, 'primary', NULL), ('b', '+4 56', 1, 'secondary', '{{7, 0, 1}}')
 """
-Fetch = Callable[[Connection, Sequence[Identifiers]], Awaitable[list[Contact]]]
+Fetch = Callable[[Connection, Sequence[Identifiers]], Awaitable[Clusters]]
 
 
 @pytest.mark.parametrize("fetch", [sql.fetch_clusters, sql.fetch_small_clusters, sql.lock_clusters])
@@ -26,10 +26,11 @@ async def test_a_contact_has_the_values_of_the_columns_of_its_name(fetch: Fetch,
     connection = await asyncpg.connect(database_url)
     rows = await connection.fetch("SELECT * FROM contact ORDER BY id")
 
-    contacts = await fetch(connection, [Identifiers("a", None, None)])
+    [cluster] = (await fetch(connection, [Identifiers("a", None, None)])).all
     await connection.close()
+    contacts = cluster.contacts
 
     assert [contact.rank for contact in contacts] == [0, 1]
     for contact, row in zip(contacts, rows, strict=True):
-        for name in {field.name for field in fields(contact)} - {"rank"}:
+        for name in {field.name for field in fields(Contact)} - {"rank"}:
             assert getattr(contact, name) == row[name], name

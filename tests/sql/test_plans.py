@@ -12,7 +12,7 @@ import pytest
 from recon.database.definitions import SCHEMA
 from recon.database.transactions import SESSION
 from recon.sql import contacts as sql
-from recon.sql import journal
+from recon.sql import guards, journal
 from tests.harness.databases import execute
 
 SEED = """
@@ -28,17 +28,16 @@ SELECT {rows} + n, 'merged', n, n + 1, 'e' || n || '@example.org', n::text, n::t
 FROM generate_series(1, {rows}, 10) AS n
 """
 BATCH = 64
+_TABLES = {"contact", "event", "blocked", "setting"}
 
+_ASKED = [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]
 STATEMENTS: dict[str, tuple[str, list[Any]]] = {
-    "fetch": (sql.FETCH_CLUSTERS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
-    "fetch small": (
-        sql.FETCH_SMALL_CLUSTERS,
-        [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]],
-    ),
-    "find roots": (sql.FIND_ROOTS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
+    "fetch": (sql.FETCH_CLUSTERS, _ASKED),
+    "fetch small": (sql.FETCH_SMALL_CLUSTERS, _ASKED),
+    "find roots": (sql.FIND_ROOTS, _ASKED),
     "lock free": (sql.LOCK_FREE_ROWS, [[*range(BATCH)]]),
     "wait": (sql.WAIT_FOR_ROW, [1]),
-    "lock": (sql.LOCK_CLUSTERS, [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]),
+    "lock": (sql.LOCK_CLUSTERS, _ASKED),
     "change": (
         sql.CHANGE_CONTACTS,
         [
@@ -57,6 +56,10 @@ STATEMENTS: dict[str, tuple[str, list[Any]]] = {
 _NEW = [*range(1, BATCH + 1)]
 _MERGES = [[BATCH + 1], ["merged"], [1], [None], [6], [None], ["e1@example.org"], ["6"], ["6"], ["shop"], [None]]
 STATEMENTS |= {
+    "blocked among": (guards.BLOCKED_AMONG, _ASKED),
+    "recorded": (guards.RECORDED, _ASKED),
+    "lose": (guards.LOSE, [[1, 2], "email", [2]]),
+    "mark": (guards.MARK, [[1, 2], ["{7,0,1}"] * 2]),
     "find root by id": (journal.FIND_ROOT, [5, None, None]),
     "find root by email": (journal.FIND_ROOT, [None, "e5@example.org", None]),
     "find root by phone": (journal.FIND_ROOT, [None, None, "5"]),
@@ -150,9 +153,7 @@ async def _plan(statement: str, arguments: list[Any], url: str) -> dict[str, Any
 
 def _require_index_walks(plan: dict[str, Any]) -> None:
     scans = [
-        node
-        for node in _nodes(plan)
-        if node.get("Relation Name") in {"contact", "event"} and node["Node Type"] != "ModifyTable"
+        node for node in _nodes(plan) if node.get("Relation Name") in _TABLES and node["Node Type"] != "ModifyTable"
     ]
     assert scans
     assert {node["Node Type"] for node in scans} <= {"Index Scan", "Index Only Scan"}
@@ -174,4 +175,4 @@ def _literal(argument: list[Any] | int | str | None) -> str:
         return str(argument)
     if isinstance(argument, str):
         return f"'{argument}'"
-    return "'{" + ",".join("NULL" if item is None else str(item) for item in argument) + "}'"
+    return "'{" + ",".join("NULL" if item is None else f'"{item}"' for item in argument) + "}'"

@@ -8,10 +8,11 @@ ALTER TABLE setting
     ADD COLUMN max_phones integer NOT NULL DEFAULT 0 CONSTRAINT setting_max_phones CHECK (max_phones >= 0),
     ADD COLUMN block_common boolean NOT NULL DEFAULT false;
 
--- The review list: the withheld links that are open. Is this one recorded? Which ones have this value? Which come next?
-CREATE INDEX ON event USING btree (email, phone_key) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL));
-CREATE INDEX ON event USING btree (phone_key) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL));
-CREATE INDEX ON event USING btree (id) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL));
+-- The review list: the withheld links that are open. Is this one recorded? Which ones have this phone number? Which come
+-- next? Each names its own column in its condition, for the reason given above.
+CREATE INDEX ON event USING btree (email, phone_key) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL) AND (email IS NOT NULL));
+CREATE INDEX ON event USING btree (phone_key) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL) AND (phone_key IS NOT NULL));
+CREATE INDEX ON event USING btree (id) WHERE ((kind = 'withheld'::text) AND (undone_by IS NULL) AND (primary_id IS NOT NULL));
 
 -- The primaries that a correction left behind, for the corrections that concern more than two identities.
 CREATE TABLE event_contact (
@@ -29,7 +30,7 @@ CREATE TABLE blocked (
     event_id     bigint NOT NULL
 );
 
-ALTER TABLE blocked ADD PRIMARY KEY (kind, key);
+ALTER TABLE blocked ADD PRIMARY KEY (key, kind);
 ALTER TABLE blocked ADD CONSTRAINT blocked_kind CHECK ((kind = ANY (ARRAY['email'::text, 'phoneNumber'::text, 'digest'::text])));
 
 -- The contacts of erased identities. Their ids are never used again.
