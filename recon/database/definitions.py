@@ -105,12 +105,17 @@ def _parts() -> Iterator[Part]:
     for statements, body, definition in _TRIGGER.findall(SCHEMA):
         yield Part("trigger", "contact", " ".join(definition.split()), statements, body)
     for table in TABLES:
-        statements = re.findall(rf"^(?:CREATE TABLE|ALTER TABLE|CREATE INDEX ON) {table} [^;]+;", SCHEMA, re.MULTILINE)
-        yield Part("table", table, table, "\n".join(statements))
+        yield Part("table", table, table, "\n".join(_statements_of(table)))
         yield from _parts_of(table)
     yield Part("table", "writer_lane", "writer_lane", "CREATE TABLE writer_lane ()")
     begin, end = SCHEMA.index("CREATE TABLE IF NOT EXISTS setting"), SCHEMA.index("COMMENT ON TABLE contact IS")
     yield Part("table", "setting", "setting", SCHEMA[begin:end])
+
+
+def _statements_of(table: str) -> list[str]:
+    """The statements that create a table. A semicolon ends one only at the end of a line: comments have some, too."""
+    begin = rf"^(?:CREATE TABLE|ALTER TABLE|CREATE INDEX ON) {table} "
+    return re.findall(rf"{begin}.+?;$", SCHEMA, re.MULTILINE | re.DOTALL)
 
 
 def _parts_of(table: str) -> Iterator[Part]:

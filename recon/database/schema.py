@@ -9,7 +9,16 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from recon.database.definitions import MIGRATIONS, SCHEMA, SCHEMA_VERSION, Connection, Migration, Part, missing_parts
+from recon.database.definitions import (
+    MIGRATIONS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    TABLES,
+    Connection,
+    Migration,
+    Part,
+    missing_parts,
+)
 from recon.errors import NotPrepared, SchemaMismatch
 
 log = logging.getLogger(__name__)
@@ -70,7 +79,8 @@ SELECT EXISTS (
 """
 _SERVER = """
 SELECT current_setting('server_version_num')::int AS version, current_setting('server_encoding') AS encoding,
-    to_regclass('contact') IS NOT NULL AS has_contact, to_regclass('event') IS NOT NULL AS has_event
+    to_regclass('contact') IS NOT NULL AS has_contact,
+    ARRAY(SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL) AS others
 """
 # What two processes that create the same things at once may get; the second finds them made.
 _CREATION_RACES = (
@@ -234,7 +244,7 @@ async def apply_schema(connection: Connection, region: str | None = None, *, cre
 
 async def _has_schema(connection: Connection) -> bool:
     """Whether the database has this version's schema; False if none. Raises SchemaMismatch if it cannot have it."""
-    server = await connection.fetchrow(_SERVER)
+    server = await connection.fetchrow(_SERVER, TABLES)
     comment = await connection.fetchval(SCHEMA_COMMENT)
     if server is None or server["version"] < OLDEST_SERVER:
         raise SchemaMismatch("recon needs PostgreSQL 15 or newer")
@@ -244,10 +254,11 @@ async def _has_schema(connection: Connection) -> bool:
         return True
     if server["has_contact"]:
         raise _mismatch(comment)
-    if server["has_event"]:
+    if server["others"]:
+        named = ", ".join(f"`{name}`" for name in server["others"])
         raise SchemaMismatch(
-            "the database has a table `event`, but no table `contact`: its journal would tell of other contacts; "
-            "rename or drop `event` too, or restore `contact`"
+            f"the database has no table `contact`, but {named}, which would tell of other contacts; "
+            f"rename or drop {named} too, or restore `contact`"
         )
     return False
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from recon import __version__
-from recon.database.definitions import SCHEMA
+from recon.database.definitions import SCHEMA, SCHEMA_VERSION
 from tests.harness.databases import execute, fetch
 from tests.harness.processes import MakeClient, recon
 
@@ -56,7 +56,8 @@ def test_check_without_a_schema(bare_database_url: str) -> None:
     done = recon("check", "--database-url", bare_database_url)
 
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("recon: the database does not have recon's schema 3")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"recon: the database does not have recon's schema {SCHEMA_VERSION};")
 
 
 def test_check_without_a_database() -> None:

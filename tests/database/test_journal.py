@@ -195,13 +195,29 @@ async def test_no_other_role_borrows_the_owners_rights(function: str, database_u
         await execute(server_url, f"DROP ROLE {role}")
 
 
+# A row in each of the tables that name contacts or events by their ids, and a value that stays blocked.
+CORRECTIONS = [
+    "INSERT INTO event_contact VALUES (1, 3)",
+    "INSERT INTO erased VALUES (2, 4)",
+    """INSERT INTO correction (key, source, request, event_id, answer) VALUES ('k', '', '\\x00', 4, '{}')""",
+    "INSERT INTO blocked (kind, key, event_id) VALUES ('email', 'junk@hillvalley.edu', 5)",
+]
+
+
 async def test_the_journal_goes_with_its_contacts(make_client: MakeClient, database_url: str) -> None:
-    """After TRUNCATE, new contacts get the ids of old ones; no event of the old ones is left to tell of them."""
+    """After TRUNCATE, new contacts get the ids of old ones; nothing of the old ones is left to tell of them.
+
+    What is blocked stays blocked: that is about values, not about contacts.
+    """
     client = await make_client()
     for body in (FIRST, SECOND, MERGING):
         assert (await client.post("/identify", json=body)).status == 200
+    await execute(database_url, *CORRECTIONS)
 
     await execute(database_url, "TRUNCATE contact RESTART IDENTITY")
 
     assert await journal(database_url) == []
+    for table in ("event_contact", "erased", "correction"):
+        assert await fetch(database_url, f"TABLE {table}") == []
+    assert [row["key"] for row in await fetch(database_url, "TABLE blocked")] == ["junk@hillvalley.edu"]
     assert (await client.post("/identify", json=FIRST)).status == 200

@@ -11,20 +11,25 @@ import asyncpg
 import pytest
 
 from recon.database.definitions import MIGRATIONS, SCHEMA, SCHEMA_VERSION, missing_parts
-from recon.database.schema import SCHEMA_COMMENT, grants
+from recon.database.schema import SCHEMA_COMMENT
 from recon.database.upgrade import apply_schema_to
 from recon.errors import SchemaMismatch
 from tests.database.test_roles import blocks, serving_role
 from tests.harness import ROOT
 from tests.harness.catalog import catalog
 from tests.harness.databases import execute, fetch
-from tests.harness.processes import RECON, recon
+from tests.harness.processes import RECON, StartRecon, recon
 
 SCHEMAS = ROOT / "tests" / "schemas"
-# Schema 1 as the first version created it, and as the last one did.
-OLD = {name: (SCHEMAS / f"{name}.sql").read_text() for name in ("1_first", "1_last")}
-SECOND = (SCHEMAS / "2_last.sql").read_text()
-MIGRATED = ["applied the migration 2 (setting)", "applied the migration 3 (journal)"]
+# Each schema before this one as the last version with it created it, and the first one as the first version did, too.
+OLD = {name: (SCHEMAS / f"{name}.sql").read_text() for name in ("1_first", "1_last", "2_last", "3_last")}
+MIGRATED = [
+    "applied the migration 2 (setting)",
+    "applied the migration 3 (journal)",
+    "applied the migration 4 (guards)",
+]
+GUARDS = "SELECT max_emails, max_phones, block_common FROM setting"
+OFF, ON = (0, 0, False), (1000, 1000, True)
 
 # Identities as recon stored them, merged and soft-deleted ones too, and rows of other programs: without a match key,
 # without an email, with full-width digits, with an extension, in another case, and with an explicit id.
@@ -37,11 +42,51 @@ ROWS = [
     "INSERT INTO contact (phone_number) VALUES ('717171'), ('55-5'), ('\uff15\uff15-5'), ('555 EXT. 5'), ('0800 Call')",
     "INSERT INTO contact (id, email, created_at) VALUES (1000, 'Imported@X.io', '2001-01-01')",
 ]
+# Events as recon recorded them, one of each kind that schema 3 had.
+EVENTS = [
+    """INSERT INTO event (id, kind, primary_id, other_id, email, phone_number, phone_key, source)
+        VALUES (nextval('contact_id_seq'), 'merged', 1, 2, 'a@x.io', '919191', '919191', 'checkout')""",
+    """INSERT INTO event (id, kind, primary_id, other_id, email, detail)
+        VALUES (nextval('contact_id_seq'), 'mended', 1, 3, 'c@x.io', '{"contacts": [3]}')""",
+    "UPDATE contact SET phone_number = '717172', phone_key = '717172' WHERE phone_key = '717171'",
+    "UPDATE contact SET deleted_at = now() WHERE phone_key = '717172'",
+]
+# What `recon schema --grant` of each old version granted, besides the sequence and the lane.
+OLD_GRANTS = {
+    "1": """
+        GRANT SELECT, INSERT (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at),
+            UPDATE (linked_id, link_precedence, updated_at) ON contact TO {role};
+        GRANT USAGE, UPDATE ON SEQUENCE contact_id_seq TO {role};
+        GRANT UPDATE ON writer_lane TO {role};""",
+    "2": "GRANT SELECT ON setting TO {role};",
+    "3": "GRANT INSERT (source) ON contact TO {role}; GRANT SELECT, INSERT ON event TO {role};",
+}
+
+
+def rows_of(schema: str, *, explicit_ids: bool = False) -> list[str]:
+    """The statements that fill an old schema: contacts, and the journal if it has one."""
+    return [*(ROWS if explicit_ids else ROWS[:-1]), *(EVENTS if has_journal(schema) else ())]
+
+
+def has_journal(schema: str) -> bool:
+    """Whether an old schema has the journal."""
+    return schema >= "3"
+
+
+def migrated_from(schema: str) -> list[str]:
+    """What the command says of the migrations from an old schema."""
+    return MIGRATED[int(schema[0]) - 1 :]
 
 
 async def prepare(url: str, schema: str, *statements: str) -> None:
     """Create an old schema with these rows."""
     await execute(url, OLD[schema], *statements)
+
+
+async def guards_of(url: str) -> tuple[int, int, bool]:
+    """The settings of the guards: the most emails, the most phone numbers, and whether recon's own list is on."""
+    [row] = await fetch(url, GUARDS)
+    return tuple(row)
 
 
 async def contacts(url: str) -> list[asyncpg.Record]:
@@ -62,18 +107,18 @@ async def test_a_migrated_schema_equals_a_new_one(
 ) -> None:
     """All catalogs are equal, including the privileges of a role that the old version granted."""
     role = f"recon_test_grantee_{urlsplit(database_url).path[1:]}"
-    old_grants = re.sub(r"GRANT SELECT ON setting.*|GRANT SELECT, INSERT ON event.*|, source", "", grants(role))
+    old_grants = "".join(each for number, each in OLD_GRANTS.items() if number <= schema).format(role=role)
     await execute(server_url, f"CREATE ROLE {role}")
     try:
-        await prepare(bare_database_url, schema, *ROWS, old_grants)
+        await prepare(bare_database_url, schema, *rows_of(schema, explicit_ids=True), old_grants)
 
         migrated = await apply_schema_to(bare_database_url, role)
         assert await apply_schema_to(database_url, role) == []
 
-        assert migrated == [*MIGRATED, "moved the sequence of contact.id past the highest id"]
+        assert migrated == [*migrated_from(schema), "moved the sequence of contact.id past the highest id"]
         assert await catalog(bare_database_url) == await catalog(database_url)
-        assert [tuple(row) for row in await fetch(bare_database_url, "TABLE setting")] == [(True, None)]
-        assert [row[0] for row in await fetch(bare_database_url, SCHEMA_COMMENT)] == ["recon schema 3"]
+        assert [tuple(row) for row in await fetch(bare_database_url, "TABLE setting")] == [(True, None, *OFF)]
+        assert [row[0] for row in await fetch(bare_database_url, SCHEMA_COMMENT)] == ["recon schema 4"]
         assert await apply_schema_to(bare_database_url, role) == []
     finally:
         for url in (bare_database_url, database_url):
@@ -81,22 +126,62 @@ async def test_a_migrated_schema_equals_a_new_one(
         await execute(server_url, f"DROP ROLE {role}")
 
 
-async def test_the_schema_before_is_migrated(bare_database_url: str, database_url: str) -> None:
-    """A database with schema 2 and a region keeps that region, and equals a new one."""
-    await execute(bare_database_url, SECOND, *ROWS[:-1], "UPDATE setting SET default_region = 'US'")
+@pytest.mark.parametrize("schema", ["2_last", "3_last"])
+async def test_a_region_is_kept(schema: str, bare_database_url: str, database_url: str) -> None:
+    """A database with a region keeps that region, and equals a new one."""
+    await prepare(bare_database_url, schema, *ROWS[:-1], "UPDATE setting SET default_region = 'US'")
 
-    assert await apply_schema_to(bare_database_url) == MIGRATED[1:]
+    assert await apply_schema_to(bare_database_url) == migrated_from(schema)
 
     assert await catalog(bare_database_url) == await catalog(database_url)
-    assert [row[0] for row in await fetch(bare_database_url, "SELECT default_region FROM setting")] == ["US"]
+    assert [tuple(row) for row in await fetch(bare_database_url, "TABLE setting")] == [(True, "US", *OFF)]
 
 
-async def test_a_table_event_of_another_program(bare_database_url: str) -> None:
-    """It is left alone: the line says so, and the database keeps its schema."""
-    await execute(bare_database_url, SECOND, "CREATE TABLE event (name text)")
+@pytest.mark.parametrize("how", ["command", "process", "printed"])
+async def test_the_guards_of_a_new_database_are_on(how: str, bare_database_url: str, start_recon: StartRecon) -> None:
+    """A new database has no values that the guards would have withheld, so they are on, whatever created it."""
+    if how == "command":
+        await apply_schema_to(bare_database_url)
+    elif how == "process":
+        start_recon("--database-url", bare_database_url)
+    else:
+        await execute(bare_database_url, recon("schema").stdout)
+
+    assert await guards_of(bare_database_url) == ON
+
+
+@pytest.mark.parametrize("schema", OLD)
+async def test_applying_the_schema_again_changes_no_guards(schema: str, bare_database_url: str) -> None:
+    """The guards of a migrated database stay off until an operator turns them on, and then stay on."""
+    await prepare(bare_database_url, schema, *rows_of(schema))
+    for _ in range(2):
+        await apply_schema_to(bare_database_url)
+    assert await guards_of(bare_database_url) == OFF
+    await execute(bare_database_url, "UPDATE setting SET max_emails = 7, block_common = true")
+
+    await apply_schema_to(bare_database_url, region="US")
+
+    assert await guards_of(bare_database_url) == (7, 0, True)
+
+
+FOREIGN_TABLES = {
+    "event": ("2_last", "3 (journal)"),
+    "event_contact": ("3_last", "4 (guards)"),
+    "blocked": ("3_last", "4 (guards)"),
+    "erased": ("3_last", "4 (guards)"),
+    "correction": ("3_last", "4 (guards)"),
+}
+
+
+@pytest.mark.parametrize("table", FOREIGN_TABLES)
+async def test_a_table_of_another_program(table: str, bare_database_url: str) -> None:
+    """A table with the name of a new one is left alone: the line says so, and the database keeps its schema."""
+    schema, migration = FOREIGN_TABLES[table]
+    await prepare(bare_database_url, schema, f"CREATE TABLE {table} (name text)")
     before = await catalog(bare_database_url)
 
-    with pytest.raises(SchemaMismatch, match=r"migration 3 \(journal\) meets a table that is not recon's"):
+    message = re.escape(f"the migration {migration} meets a table that is not recon's: ")
+    with pytest.raises(SchemaMismatch, match=f'{message}.*"{table}"'):
         await apply_schema_to(bare_database_url)
 
     assert await catalog(bare_database_url) == before
@@ -105,14 +190,18 @@ async def test_a_table_event_of_another_program(bare_database_url: str) -> None:
 @pytest.mark.parametrize("schema", OLD)
 async def test_rows_of_every_shape_stay_as_they_are(schema: str, bare_database_url: str) -> None:
     """The migration changes no row; later, rows of other programs get this version's match keys."""
-    await prepare(bare_database_url, schema, *ROWS)
+    await prepare(bare_database_url, schema, *rows_of(schema, explicit_ids=True))
     before = [dict(row) for row in await contacts(bare_database_url)]
+    journal = await fetch(bare_database_url, "TABLE event") if has_journal(schema) else []
+    pending = migrated_from(schema)
 
     done = recon("schema", "--apply", "--database-url", bare_database_url)
 
-    assert (done.returncode, done.stdout.splitlines()[:2]) == (0, MIGRATED), done.stderr
-    assert [dict(row) for row in await contacts(bare_database_url)] == [row | {"source": None} for row in before]
-    assert await fetch(bare_database_url, "TABLE event") == []
+    assert (done.returncode, done.stdout.splitlines()[: len(pending)]) == (0, pending), done.stderr
+    added = {"source": None, "apart": None}
+    assert [dict(row) for row in await contacts(bare_database_url)] == [added | row for row in before]
+    assert await fetch(bare_database_url, "TABLE event") == journal
+    assert len(journal) == (4 if has_journal(schema) else 0)
     await execute(bare_database_url, "INSERT INTO contact (phone_number) VALUES ('\uff17\uff17')")
     assert (await contacts(bare_database_url))[-1]["phone_key"] == "77"
 
@@ -123,7 +212,7 @@ async def test_a_part_that_is_missing_is_added_in_the_same_run(bare_database_url
 
     done = await apply_schema_to(bare_database_url)
 
-    assert done[:2] == MIGRATED
+    assert done[: len(MIGRATED)] == MIGRATED
     assert any(line.startswith("added: index USING btree (email)") for line in done)
     connection = await asyncpg.connect(bare_database_url)
     try:
@@ -147,14 +236,15 @@ async def test_a_part_that_cannot_be_added_leaves_the_old_schema(bare_database_u
 @pytest.mark.parametrize("schema", OLD)
 async def test_several_migrate_at_once(schema: str, bare_database_url: str, database_url: str) -> None:
     """Of four concurrent processes, one migrates, and the others find the new schema."""
-    await prepare(bare_database_url, schema, *ROWS[:-1])
+    await prepare(bare_database_url, schema, *rows_of(schema))
+    applied = "\n".join([*migrated_from(schema), ""])
 
     done = await asyncio.gather(
         *(asyncio.to_thread(recon, "schema", "--apply", "--database-url", bare_database_url) for _ in range(4))
     )
 
     assert [each.returncode for each in done] == [0] * 4
-    assert sorted(each.stdout for each in done) == ["\n".join([*MIGRATED, ""])] + ["the schema is there already\n"] * 3
+    assert sorted(each.stdout for each in done) == [applied] + ["the schema is there already\n"] * 3
     assert await catalog(bare_database_url) == await catalog(database_url)
 
 
@@ -163,6 +253,7 @@ OBSTACLES = {
     "the lock": "LOCK TABLE contact IN ROW EXCLUSIVE MODE",
     "the table": "CREATE TABLE setting ()",
     "the journal": "CREATE TABLE event ()",
+    "the guards": "CREATE TABLE blocked ()",
     "the function": "CREATE FUNCTION setting_keep_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
     "the number": "UPDATE pg_description SET description = description WHERE objoid = 'contact'::regclass",
 }
@@ -255,17 +346,22 @@ def test_a_role_that_owns_nothing_cannot_migrate(bare_database_url: str) -> None
         assert last == "recon: this role may not change the schema: run `recon schema --apply` as the tables' owner"
 
 
-async def test_the_way_back(bare_database_url: str) -> None:
-    """The statements of docs/operations.md restore the last schema 1 with all rows, and it can be migrated again."""
-    [way_back] = [block for block in blocks("sql") if block.startswith("-- From schema 3 back to schema 1")]
-    await prepare(bare_database_url, "1_last", *ROWS[:-1])
+@pytest.mark.parametrize("schema", ["1_last", "2_last", "3_last"])
+async def test_the_way_back(schema: str, bare_database_url: str) -> None:
+    """The statements of docs/operations.md restore the earlier schema with all rows, and it can be migrated again."""
+    beginning = f"-- From schema {SCHEMA_VERSION} back to schema {schema[0]}"
+    [way_back] = [block for block in blocks("sql") if block.startswith(beginning)]
+    await prepare(bare_database_url, schema, *rows_of(schema))
     before = await catalog(bare_database_url), await contacts(bare_database_url)
+    journal = await fetch(bare_database_url, "TABLE event") if has_journal(schema) else []
     await apply_schema_to(bare_database_url)
 
     await execute(bare_database_url, way_back)
 
     assert (await catalog(bare_database_url), await contacts(bare_database_url)) == before
-    assert await apply_schema_to(bare_database_url) == MIGRATED
+    if has_journal(schema):
+        assert await fetch(bare_database_url, "TABLE event") == journal
+    assert await apply_schema_to(bare_database_url) == migrated_from(schema)
 
 
 STATEMENTS = [
@@ -276,16 +372,19 @@ STATEMENTS = [
     "UPDATE setting SET only_row = false",
     "UPDATE setting SET default_region = 'us'",
     "UPDATE setting SET default_region = 'USA'",
+    "UPDATE setting SET max_emails = -1",
+    "UPDATE setting SET max_phones = NULL",
+    "UPDATE setting SET block_common = NULL",
 ]
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
 async def test_the_table_setting_has_exactly_one_row(statement: str, database_url: str) -> None:
-    """No statement can add or delete a row of `setting`, and a region has two letters."""
+    """No statement can add or delete a row of `setting`, a region has two letters, and each guard has a value."""
     with pytest.raises(asyncpg.IntegrityConstraintViolationError):
         await execute(database_url, statement)
 
-    assert [tuple(row) for row in await fetch(database_url, "TABLE setting")] == [(True, None)]
+    assert [tuple(row) for row in await fetch(database_url, "TABLE setting")] == [(True, None, *ON)]
 
 
 OTHERS = ["recon", "recon schema 1", f"recon schema {SCHEMA_VERSION + 1}"]

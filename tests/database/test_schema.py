@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from recon.database.definitions import SCHEMA
+from recon.database.definitions import SCHEMA, SCHEMA_VERSION
 from recon.database.schema import apply_schema
 from recon.database.upgrade import apply_schema_to
 from recon.errors import SchemaMismatch
@@ -14,7 +14,7 @@ from tests.harness.databases import at_database, execute, fetch
 INSERT = "INSERT INTO contact (email) VALUES ('a')"
 
 
-TABLES = ["contact", "event", "setting", "writer_lane"]
+TABLES = ["blocked", "contact", "correction", "erased", "event", "event_contact", "setting", "writer_lane"]
 
 
 async def test_many_may_apply_the_schema_at_once(bare_database_url: str) -> None:
@@ -35,7 +35,7 @@ async def test_the_schema_is_not_run_twice(database_url: str) -> None:
         await execute(database_url, SCHEMA)
 
     assert len(await fetch(database_url, "SELECT FROM contact")) == 1
-    assert len(await fetch(database_url, "SELECT FROM pg_index WHERE indrelid = 'contact'::regclass")) == 5
+    assert len(await fetch(database_url, "SELECT FROM pg_index WHERE indrelid = 'contact'::regclass")) == 6
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,9 @@ async def test_another_schema_is_refused(database_url: str, statement: str, foun
     """A schema that is older, newer or somebody else's is refused in one line, and left alone."""
     await execute(database_url, statement)
 
-    with pytest.raises(SchemaMismatch, match=f"^this recon serves schema 3, but the database has {found}$"):
+    with pytest.raises(
+        SchemaMismatch, match=f"^this recon serves schema {SCHEMA_VERSION}, but the database has {found}$"
+    ):
         await apply_schema_to(database_url)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from recon.database.definitions import SCHEMA
+from recon.database.definitions import SCHEMA, SCHEMA_VERSION
 from recon.database.transactions import Connection, Database
 from recon.errors import Unavailable
 from recon.settings import DatabaseSettings
@@ -124,13 +124,13 @@ async def test_a_database_of_another_version_that_comes_later(
     await execute(server.url(), "CREATE DATABASE hidden ENCODING UTF8 TEMPLATE template0")
     await execute(server.url("hidden"), SCHEMA, f"COMMENT ON TABLE contact IS 'recon schema {version}'")
     await execute(server.url(), f"ALTER DATABASE hidden RENAME TO {name}")
-    complaint = f"this recon serves schema 3, but the database has schema {version}"
+    complaint = f"this recon serves schema {SCHEMA_VERSION}, but the database has schema {version}"
 
     async with aiohttp.ClientSession() as session:
         await _until_status(session, f"{process.url}/readyz", 503, complaint)
         async with session.post(f"{process.url}/identify", json=SAID) as response:
             assert response.status == 503
-        await execute(server.url(name), "COMMENT ON TABLE contact IS 'recon schema 3'")
+        await execute(server.url(name), f"COMMENT ON TABLE contact IS 'recon schema {SCHEMA_VERSION}'")
         await _until_status(session, f"{process.url}/readyz", 200)
 
     assert [event["level"] for event in process.events() if event["event"].endswith(complaint)] == ["error"]
@@ -139,13 +139,13 @@ async def test_a_database_of_another_version_that_comes_later(
 @pytest.mark.parametrize("version", [0, 99], ids=["older", "newer"])
 async def test_a_database_that_changes_its_version(version: int, recons: Fleet) -> None:
     """If the database gets another version, a process is not ready, logs one line, and recovers afterwards."""
-    complaint = f"this recon serves schema 3, but the database has schema {version}"
+    complaint = f"this recon serves schema {SCHEMA_VERSION}, but the database has schema {version}"
     await execute(recons.database_url, f"COMMENT ON TABLE contact IS 'recon schema {version}'")
 
     async with aiohttp.ClientSession() as session:
         for url in recons.urls:
             await _until_status(session, f"{url}/readyz", 503, complaint)
-        await execute(recons.database_url, "COMMENT ON TABLE contact IS 'recon schema 3'")
+        await execute(recons.database_url, f"COMMENT ON TABLE contact IS 'recon schema {SCHEMA_VERSION}'")
         for url in recons.urls:
             await _until_status(session, f"{url}/readyz", 200)
 

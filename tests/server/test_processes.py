@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from recon.database.definitions import SCHEMA_VERSION
 from tests.harness.databases import execute
 from tests.harness.ports import free_port, refuses
 from tests.harness.processes import RECON, Process, StartRecon, recon
@@ -178,7 +179,7 @@ async def test_another_schema_is_refused_in_one_line(workers: int, start_recon: 
     process = start_recon("--database-url", database_url, "--workers", str(workers), ready=False)
 
     assert process.popen.wait(30) != 0
-    assert process.log.count("this recon serves schema 3, but the database has schema 99") == 1
+    assert process.log.count(f"this recon serves schema {SCHEMA_VERSION}, but the database has schema 99") == 1
     assert "Traceback" not in process.log
 
 
