@@ -58,9 +58,9 @@ def opposed(some: Iterable[Mark], others: Iterable[Mark]) -> set[int]:
 
 def is_common(kind: Kind, key: str) -> bool:
     """Tell whether recon's own list has a value, given by its match key."""
-    if kind == "phoneNumber" and key[0] == "0" and len(key) >= _FEWEST_ZEROS and not key.strip("0"):
+    if kind == "phoneNumber" and key[:1] == "0" and len(key) >= _FEWEST_ZEROS and not key.strip("0"):
         return True
-    return key in COMMON or not (key[0].isalnum() or any(map(str.isalnum, key)))
+    return key in COMMON or not (key[:1].isalnum() or any(map(str.isalnum, key)))
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
-"""What must always hold (I1 to I3, I5 and I8), looked for in a whole database."""
+"""What must always hold (I1 to I3, I5, I7 and I8), looked for in a whole database."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import asyncpg
 
@@ -9,12 +10,15 @@ from recon.database.definitions import TABLES, missing_parts
 from recon.database.schema import fetch_region, require_parts, require_region, require_schema
 from recon.errors import NotPrepared
 from recon.quantities import quantity
+from recon.rules.guards import is_common
 from recon.rules.identifiers import normal_email, normal_phone, phone_key_for
 from recon.rules.journal import Event, Record
-from recon.rules.links import LinkKind, links_of
+from recon.rules.links import Identifier, LinkKind, links_of
 from recon.sql.journal import EVENT_COLUMNS, RECORD_COLUMNS, event_of
 
 _LOWEST_ID = -(2**63)
+_NOUNS = {"email": "email", "phoneNumber": "phone number"}
+_MOST_NAMED = 5  # contacts that a line about a value names: junk is in many
 _LIVE = "live AS (SELECT *, coalesce(linked_id, id) AS root FROM contact WHERE deleted_at IS NULL)"
 
 # Each yields one row a violation, with one column: what is wrong, by ids and never by identifiers.
@@ -49,6 +53,18 @@ WITH {_LIVE}
 SELECT format('I5: contacts %s say the same', string_agg(id::text, ', ' ORDER BY id))
 FROM live GROUP BY root, email, phone_key HAVING count(*) > 1 ORDER BY min(id)
 """
+# A constraint is in force as long as contacts carry its marks. One contact of each side is named.
+KEPT_APART = f"""
+WITH {_LIVE},
+    mark AS (
+        SELECT root, id, apart[place][1] AS event, apart[place][2] AS part, apart[place][3] AS side
+        FROM live, generate_subscripts(apart, 1) AS place WHERE apart IS NOT NULL
+    ),
+    sides AS (SELECT root, event, part, side, min(id) AS id FROM mark GROUP BY root, event, part, side)
+SELECT format('I7: the cluster of contact %s has %s sides of what event %s keeps apart (contacts %s)',
+    root, count(*), event, string_agg(id::text, ', ' ORDER BY id))
+FROM sides GROUP BY root, event, part HAVING count(*) > 1 ORDER BY root, event, part
+"""
 # Ids from 1 to the highest are then drawn again. The next insert of recon moves the sequence; other programs' fail.
 SEQUENCE_BEHIND = """
 WITH
@@ -74,12 +90,25 @@ CHECKS = (
     EMAIL_IN_ONE_CLUSTER,
     PHONE_IN_ONE_CLUSTER,
     NO_REPETITION,
+    KEPT_APART,
     SEQUENCE_BEHIND,
 )
 
 SUMMARY = f"""
 WITH {_LIVE} SELECT count(*), count(DISTINCT root) FROM live
 """
+# Which of the values that a steward blocked are in live contacts. Digests are of values that recon does not have.
+BLOCKED = """
+SELECT kind, event_id, array_agg(id ORDER BY id) AS ids
+FROM (
+    SELECT kind, key, event_id, id FROM blocked JOIN contact ON email = key WHERE kind = 'email' AND deleted_at IS NULL
+    UNION ALL
+    SELECT kind, key, event_id, id FROM blocked JOIN contact ON phone_key = key
+    WHERE kind = 'phoneNumber' AND deleted_at IS NULL
+) AS held
+GROUP BY kind, key, event_id ORDER BY event_id, min(id)
+"""
+BLOCKS_COMMON = "SELECT block_common FROM setting"
 # Page by page, since a driver's cursor prepares a statement, which poolers do not bear.
 IDENTIFIERS = """
 SELECT id, email, phone_number, phone_key FROM contact
@@ -118,9 +147,17 @@ async def check(url: str, default_region: str | None = None) -> tuple[list[str],
         except NotPrepared as error:
             found.append(f"region: {error}")
         found += [row[0] for statement in CHECKS for row in await connection.fetch(statement)]
-        found += [line async for line in _unmatchable(connection, await fetch_region(connection))]
-        [(contacts, people)] = await connection.fetch(SUMMARY)
-        summary = f"{quantity(contacts, 'contact')} of {quantity(people, 'person', 'people')}"
+        found += await _blocked_values(connection)
+        scan = await _scan_identifiers(connection, await fetch_region(connection))
+        [(count, people)] = await connection.fetch(SUMMARY)
+        summary = f"{quantity(count, 'contact')} of {quantity(people, 'person', 'people')}"
+        if common := scan.common:
+            summary += f", {quantity(len(common), 'value')} of recon's own list"
+            if await connection.fetchval(BLOCKS_COMMON):
+                found += [_common_value(value, contacts) for value, contacts in common.items()]
+            else:
+                summary += ", which is off"
+        found += scan.unmatchable
         if unexplained := await _unexplained_links(connection):
             summary += f", {quantity(unexplained, 'unexplained link')}"
         return found, summary
@@ -146,26 +183,77 @@ async def _unexplained_links(connection: asyncpg.Connection) -> int:
     return count
 
 
-async def _unmatchable(connection: asyncpg.Connection, default_region: str | None) -> AsyncIterator[str]:
-    """Rows that no request would find, since they are not filed under what requests are normalized to."""
+async def _blocked_values(connection: asyncpg.Connection) -> list[str]:
+    """The values that a steward blocked and that contacts have nevertheless, a line each."""
+    return [
+        f"I7: the {_NOUNS[kind]} that event {event} blocked is in {_named(contacts)}"
+        for kind, event, contacts in await connection.fetch(BLOCKED)
+    ]
+
+
+def _common_value(value: Identifier, contacts: Sequence[int]) -> str:
+    held = f"I7: {'an' if value.kind == 'email' else 'a'} {_NOUNS[value.kind]} of recon's own list"
+    return f"{held} is in {_named(contacts)}; `recon guards --apply` blocks it"
+
+
+def _named(contacts: Sequence[int]) -> str:
+    """How many contacts there are, and the ids of the first ones."""
+    ids = ", ".join(map(str, contacts[:_MOST_NAMED])) + (", …" if len(contacts) > _MOST_NAMED else "")
+    return f"{quantity(len(contacts), 'contact')} ({ids})"
+
+
+class _Scan(NamedTuple):
+    """What the identifiers of all live contacts show.
+
+    Attributes
+    ----------
+    unmatchable : lines about rows that no request would find: what they are filed under is not what requests are
+        normalized to.
+    common : the other values that recon's own list has, each with the ids of its contacts.
+    """
+
+    unmatchable: list[str]
+    common: dict[Identifier, list[int]]
+
+
+async def _scan_identifiers(connection: asyncpg.Connection, default_region: str | None) -> _Scan:
     key = phone_key_for(default_region)
+    scan = _Scan([], {})
     last_id = _LOWEST_ID
     while page := await connection.fetch(IDENTIFIERS, last_id):
-        for row in page:
-            contact, email, phone = row["id"], row["email"], row["phone_number"]
+        for contact, email, phone, phone_key in page:
             if email is not None:
-                normal = _normal(normal_email, email)
-                if normal is None:
-                    yield f"form: no request can match the email of contact {contact}"
-                elif normal != email:
-                    yield f"form: the email of contact {contact} is not in the form that requests are matched in"
+                if wrong := _wrong_email(contact, email):
+                    scan.unmatchable.append(wrong)
+                elif is_common("email", email):
+                    scan.common.setdefault(Identifier("email", email), []).append(contact)
             if phone is not None:
-                normal = _normal(normal_phone, phone)
-                if normal is None:
-                    yield f"form: no request can match the phone_number of contact {contact}"
-                elif row["phone_key"] != key(normal):
-                    yield f"form: the phone_key of contact {contact} is not what its phone_number is matched by"
+                if wrong := _wrong_phone(contact, phone, phone_key, key):
+                    scan.unmatchable.append(wrong)
+                elif is_common("phoneNumber", phone_key):
+                    scan.common.setdefault(Identifier("phoneNumber", phone_key), []).append(contact)
         last_id = page[-1]["id"]
+    return scan
+
+
+def _wrong_email(contact: int, email: str) -> str | None:
+    """Why no request finds this email, or None."""
+    normal = _normal(normal_email, email)
+    if normal is None:
+        return f"form: no request can match the email of contact {contact}"
+    if normal != email:
+        return f"form: the email of contact {contact} is not in the form that requests are matched in"
+    return None
+
+
+def _wrong_phone(contact: int, phone: str, phone_key: str, key: Callable[[str], str]) -> str | None:
+    """Why no request finds this phone number, or None; `key` derives match keys."""
+    normal = _normal(normal_phone, phone)
+    if normal is None:
+        return f"form: no request can match the phone_number of contact {contact}"
+    if phone_key != key(normal):
+        return f"form: the phone_key of contact {contact} is not what its phone_number is matched by"
+    return None
 
 
 def _normal(form: Callable[[str], str | None], identifier: str) -> str | None:

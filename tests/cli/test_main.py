@@ -202,6 +202,56 @@ VIOLATIONS: dict[str, tuple[list[str], list[str]]] = {
             "form: no request can match the phone_number of contact 10",
         ],
     ),
+    "both sides of a constraint": (
+        [
+            f"{PRIMARY} ('a', '1'), ('b', '2')",
+            f"{SECONDARY} ('c', 'secondary', 1), ('d', 'secondary', 1), ('e', 'secondary', 1), ('f', 'secondary', 2)",
+            "UPDATE contact SET apart = '{{9, 0, 0}}' WHERE id = 1",
+            "UPDATE contact SET apart = '{{9, 0, 1}, {8, 2, 0}}' WHERE id IN (3, 4)",
+            "UPDATE contact SET apart = '{{9, 0, 2}, {8, 1, 1}, {7, 0, 0}}' WHERE id = 5",
+            "UPDATE contact SET apart = '{{9, 0, 1}, {7, 0, 1}}' WHERE id = 6",
+        ],
+        ["I7: the cluster of contact 1 has 3 sides of what event 9 keeps apart (contacts 1, 3, 5)"],
+    ),
+    "two sides in one constraint of an event that has several": (
+        [
+            f"{PRIMARY} ('a', '1')",
+            f"{SECONDARY} ('b', 'secondary', 1)",
+            "UPDATE contact SET apart = '{{9, 1, 0}, {9, 2, 0}, {9, 3, 0}}' WHERE id = 1",
+            "UPDATE contact SET apart = '{{9, 1, 0}, {9, 2, 1}, {9, 3, 1}}' WHERE id = 2",
+        ],
+        ["I7: the cluster of contact 1 has 2 sides of what event 9 keeps apart (contacts 1, 2)"] * 2,
+    ),
+    "a blocked value": (
+        [
+            f"{PRIMARY} ('a', '1'), ('b', '2'), ('gone', '3-3')",
+            f"{SECONDARY} ('a', 'secondary', 1)",
+            "UPDATE contact SET deleted_at = now() WHERE email = 'gone'",
+            # From 6 on: the soft delete is an event, which takes an id.
+            "INSERT INTO contact (phone_number) SELECT '5-5' FROM generate_series(1, 7)",
+            "UPDATE contact SET linked_id = 6, link_precedence = 'secondary', email = id WHERE id > 6",
+            """INSERT INTO blocked (kind, key, event_id) VALUES
+                ('email', 'a', 20), ('phoneNumber', '55', 21), ('email', '2', 22), ('phoneNumber', 'b', 23),
+                ('email', 'gone', 24), ('phoneNumber', '33', 25), ('digest', 'a', 26)""",
+        ],
+        [
+            "I7: the email that event 20 blocked is in 2 contacts (1, 4)",
+            "I7: the phone number that event 21 blocked is in 7 contacts (6, 7, 8, 9, 10, …)",
+        ],
+    ),
+    "values of recon's own list": (
+        [
+            f"{PRIMARY} ('null', '000-0000'), ('b', 'N/A'), ('-', NULL), ('000000', '00000'), ('unknown', 'none')",
+            f"{SECONDARY} ('null', 'secondary', 1)",
+            "UPDATE contact SET deleted_at = now() WHERE id = 5",
+        ],
+        [
+            "I7: an email of recon's own list is in 2 contacts (1, 6); `recon guards --apply` blocks it",
+            "I7: a phone number of recon's own list is in 1 contact (1); `recon guards --apply` blocks it",
+            "I7: a phone number of recon's own list is in 1 contact (2); `recon guards --apply` blocks it",
+            "I7: an email of recon's own list is in 1 contact (3); `recon guards --apply` blocks it",
+        ],
+    ),
     "a deleted row harms nobody": (
         [f"{PRIMARY} ('a', '1')", f"{PRIMARY} ('a', '2')", "UPDATE contact SET deleted_at = now() WHERE id = 2"],
         [],
@@ -220,6 +270,39 @@ async def test_check_finds(statements: list[str], violations: list[str], databas
     assert [line for line in lines if not line.startswith("schema: ")] == violations
     assert summary.endswith(f": {len(lines)} violations")
     assert done.returncode == 1
+
+
+JUNK = f"{PRIMARY} ('null', '1'), ('a', '0000000'), ('none', 'null')"
+
+
+@pytest.mark.parametrize(
+    ("statements", "summary", "lines"),
+    [
+        ((), "3 contacts of 3 people, 4 values of recon's own list: 4 violations", 4),
+        (
+            ("UPDATE setting SET block_common = false",),
+            "3 contacts of 3 people, 4 values of recon's own list, which is off: no violations",
+            0,
+        ),
+        (
+            ("UPDATE setting SET block_common = false", "UPDATE contact SET email = 'b' WHERE email = 'none'"),
+            "3 contacts of 3 people, 3 values of recon's own list, which is off: no violations",
+            0,
+        ),
+    ],
+)
+async def test_check_counts_values_of_recons_own_list(
+    statements: tuple[str, ...], summary: str, lines: int, database_url: str
+) -> None:
+    """They are violations while the list is on; a migrated database, where it is off, learns what it would block."""
+    await execute(database_url, JUNK, *statements)
+
+    done = recon("check", "--database-url", database_url)
+
+    assert done.stdout.splitlines()[-1] == summary
+    assert done.stdout.count("I7: ") == lines
+    assert done.returncode == (1 if lines else 0)
+    assert "null" not in done.stdout
 
 
 def test_check_knows_the_region(database_url: str) -> None:

@@ -44,6 +44,12 @@ def test_common_values(text: str) -> None:
     assert is_common("phoneNumber", plain_key(phone))
 
 
+def test_a_value_that_no_request_has() -> None:
+    """Another program may have stored an empty text."""
+    assert is_common("email", "")
+    assert is_common("phoneNumber", "")
+
+
 def test_the_list_is_in_the_form_that_is_matched() -> None:
     """Each text of the list is its own match key, both as an email and as a phone number."""
     assert all(normal_email(text) == text == plain_key(str(normal_phone(text))) for text in COMMON)
