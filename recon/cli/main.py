@@ -93,18 +93,26 @@ def check(**options: Any) -> None:
     help="Create the schema, migrate an older one, or add what is missing, and record --default-region.",
 )
 @click.option("--grant", metavar="ROLE", help="Also grant this role the privileges that serving needs.")
+@click.option(
+    "--grant-steward",
+    metavar="ROLE",
+    help="Also grant this role the privileges that serving and corrections need.",
+)
 @settings_options("database_url", "data_dir", "default_region")
-def schema(*, apply: bool, grant: str | None, **options: Any) -> None:
+def schema(*, apply: bool, grant: str | None, grant_steward: str | None, **options: Any) -> None:
     """Print the schema as SQL, or apply it to a database."""
+    from recon.database.grants import grants, steward_grants
     from recon.database.schema import script
     from recon.database.upgrade import apply_schema_to
 
     settings = load_settings(options)
+    granted = "" if grant is None else grants(grant)
+    granted += "" if grant_steward is None else steward_grants(grant_steward)
     if not apply:
-        click.echo(script(grant, settings.default_region))
+        click.echo(script(settings.default_region, granted))
         return
     with failing_clearly(), database_of(settings) as settings:
-        done = asyncio.run(apply_schema_to(database_url(settings), grant, settings.default_region))
+        done = asyncio.run(apply_schema_to(database_url(settings), granted, settings.default_region))
     click.echo("\n".join(done) or "the schema is there already")
 
 

@@ -1,7 +1,6 @@
 """The schema: whether a database has it, and creating, migrating and repairing it. Knows no contacts."""
 
 import asyncio
-import logging
 import random
 import re
 from collections.abc import Iterator
@@ -19,42 +18,11 @@ from recon.database.definitions import (
     Part,
     missing_parts,
 )
+from recon.database.grants import require_grants
 from recon.errors import NotPrepared, SchemaMismatch
-
-log = logging.getLogger(__name__)
 
 OLDEST_SERVER = 150_000  # PostgreSQL 15, as `server_version_num` says it
 SCHEMA_COMMENT = "SELECT obj_description(to_regclass('contact'), 'pg_class')"
-# All that a role needs that serves, and nothing more.
-GRANTS = """
--- UPDATE is what a merge changes, and what the guards change of rows written by other programs; SELECT ... FOR UPDATE
--- asks for it too.
-GRANT SELECT,
-    INSERT (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at, source),
-    UPDATE (email, phone_number, phone_key, linked_id, link_precedence, updated_at, deleted_at, apart)
-    ON contact TO {role};
--- The sequence of contact.id, whatever its name is. UPDATE moves it past ids that another program has given explicitly.
-DO $grant$ BEGIN
-    EXECUTE format('GRANT USAGE, UPDATE ON SEQUENCE %s TO %I', pg_get_serial_sequence('contact', 'id'), {literal});
-END $grant$;
--- The least that LOCK TABLE is content with; the table has nothing to update.
-GRANT UPDATE ON writer_lane TO {role};
-GRANT SELECT ON setting, blocked, erased, event_contact TO {role};
-GRANT SELECT, INSERT ON event TO {role};
-"""
-_GRANTED = """
-SELECT has_table_privilege('contact', 'SELECT')
-    AND has_column_privilege('contact', 'source', 'INSERT')
-    AND has_column_privilege('contact', 'linked_id', 'UPDATE')
-    AND has_column_privilege('contact', 'apart', 'UPDATE')
-    AND has_sequence_privilege(pg_get_serial_sequence('contact', 'id'), 'USAGE')
-    AND has_table_privilege('writer_lane', 'UPDATE, DELETE, TRUNCATE')
-    AND has_table_privilege('setting', 'SELECT')
-    AND has_table_privilege('blocked', 'SELECT') AND has_table_privilege('erased', 'SELECT')
-    AND has_table_privilege('event_contact', 'SELECT')
-    AND has_table_privilege('event', 'SELECT') AND has_table_privilege('event', 'INSERT')
-"""
-_MAY_MOVE_IDS = "SELECT has_sequence_privilege(pg_get_serial_sequence('contact', 'id'), 'UPDATE')"
 # No ids up to the highest that any contact or event has or had are drawn again. Ids drawn meanwhile may be drawn
 # twice: the transaction that comes second is retried.
 _MOVE_IDS = """
@@ -104,19 +72,6 @@ async def require_schema(connection: Connection) -> None:
         raise _mismatch(comment)
 
 
-async def require_grants(connection: Connection) -> None:
-    """Raise SchemaMismatch unless this role has the privileges that serving takes."""
-    try:
-        granted = await connection.fetchval(_GRANTED)
-    except asyncpg.UndefinedTableError as error:
-        raise SchemaMismatch(f"the database has only a part of recon's schema: {error}") from None
-    if not granted:
-        raise SchemaMismatch(
-            "this role lacks privileges that serving needs: "
-            "run `recon schema --apply --grant ROLE` as the tables' owner"
-        )
-
-
 async def require_region(connection: Connection, region: str | None) -> None:
     """Raise NotPrepared unless the database has this default region: it decides the match keys that are stored."""
     found = await fetch_region(connection)
@@ -161,15 +116,6 @@ async def require_parts(connection: Connection) -> None:
         raise SchemaMismatch(f"the database lacks parts of recon's schema ({named}); `recon schema --apply` adds them")
 
 
-async def warn_of_grants(connection: Connection) -> None:
-    """Log if this role can serve, but cannot move the sequence past ids that another program gave explicitly."""
-    if not await connection.fetchval(_MAY_MOVE_IDS):
-        log.warning(
-            "this role may not move the sequence of contact.id past ids that another program gives explicitly: "
-            "run `recon schema --apply --grant ROLE` as the tables' owner"
-        )
-
-
 async def skip_taken_ids(connection: Connection, constraint: str | None) -> bool:
     """Whether the violated constraint is about ids; then the sequence is moved past all ids, for the next try.
 
@@ -190,25 +136,11 @@ async def skip_taken_ids(connection: Connection, constraint: str | None) -> bool
     return True
 
 
-def grants(role: str) -> str:
-    """The statements that let `role` serve."""
-    quoted, literal = role.replace('"', '""'), role.replace("'", "''")
-    return GRANTS.format(role=f'"{quoted}"', literal=f"'{literal}'")
-
-
-def script(role: str | None, region: str | None) -> str:
-    """The SQL that creates the schema with this default region, and lets `role` serve."""
+def script(region: str | None, granted: str) -> str:
+    """The SQL that creates the schema with this default region, and makes the grants, as `grants` gives them."""
     # All or nothing: run on a database that has the schema, it would add the indexes a second time.
     setting = f"UPDATE setting SET default_region = '{region}';\n" if region else ""  # noqa: S608 (two letters)
-    return f"BEGIN;\n\n{SCHEMA}{setting}{grants(role) if role is not None else ''}\nCOMMIT;"
-
-
-async def apply_grants(connection: Connection, role: str) -> None:
-    """Let `role` serve. Raises SchemaMismatch when this role may not say so, or there is no such role."""
-    try:
-        await connection.execute(grants(role))
-    except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError) as error:
-        raise SchemaMismatch(f"the grants were not made: {error}") from None
+    return f"BEGIN;\n\n{SCHEMA}{setting}{granted}\nCOMMIT;"
 
 
 async def apply_schema(connection: Connection, region: str | None = None, *, create: bool = True) -> bool:

@@ -18,8 +18,9 @@ from recon.database.connecting import (
 )
 from recon.database.definitions import SCHEMA_VERSION
 from recon.database.definitions import Connection as Connection  # noqa: PLC0414 (the layers above know it from here)
+from recon.database.grants import warn_of_grants
 from recon.database.pool import Pool, T, Work
-from recon.database.schema import apply_schema, require_parts, require_served, skip_taken_ids, warn_of_grants
+from recon.database.schema import apply_schema, require_parts, require_served, skip_taken_ids
 from recon.errors import (
     NotPrepared,
     OutcomeUnknown,

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 from recon.database.connecting import connected
 from recon.database.definitions import Connection
+from recon.database.grants import apply_grants
 from recon.database.schema import (
-    apply_grants,
     apply_schema,
     fetch_region,
     lock_contacts,
@@ -35,13 +35,13 @@ REGIONAL_PHONES = _PHONES.format(
 )
 
 
-async def apply_schema_to(url: str, grant: str | None = None, region: str | None = None) -> list[str]:
-    """Create, migrate or repair the schema, then let the role `grant` serve. What was done, a line each.
+async def apply_schema_to(url: str, granted: str = "", region: str | None = None) -> list[str]:
+    """Create, migrate or repair the schema, then make the grants. What was done, a line each.
 
     Parameters
     ----------
     url : where the database is.
-    grant : a role, or None.
+    granted : the statements that make the grants, as `grants` gives them.
     region : the default region that the operator states for the database. None states none for a database that has
         none recorded yet, and keeps the one that is recorded.
 
@@ -52,8 +52,8 @@ async def apply_schema_to(url: str, grant: str | None = None, region: str | None
             done = ["the schema was applied"]
         else:
             done = await _upgrade(connection, region)
-        if grant is not None:
-            await apply_grants(connection, grant)
+        if granted:
+            await apply_grants(connection, granted)
         return done
 
 

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from recon.database.definitions import MIGRATIONS, SCHEMA, SCHEMA_VERSION, missing_parts
+from recon.database.grants import grants
 from recon.database.schema import SCHEMA_COMMENT
 from recon.database.upgrade import apply_schema_to
 from recon.errors import SchemaMismatch
@@ -112,14 +113,14 @@ async def test_a_migrated_schema_equals_a_new_one(
     try:
         await prepare(bare_database_url, schema, *rows_of(schema, explicit_ids=True), old_grants)
 
-        migrated = await apply_schema_to(bare_database_url, role)
-        assert await apply_schema_to(database_url, role) == []
+        migrated = await apply_schema_to(bare_database_url, grants(role))
+        assert await apply_schema_to(database_url, grants(role)) == []
 
         assert migrated == [*migrated_from(schema), "moved the sequence of contact.id past the highest id"]
         assert await catalog(bare_database_url) == await catalog(database_url)
         assert [tuple(row) for row in await fetch(bare_database_url, "TABLE setting")] == [(True, None, *OFF)]
         assert [row[0] for row in await fetch(bare_database_url, SCHEMA_COMMENT)] == ["recon schema 4"]
-        assert await apply_schema_to(bare_database_url, role) == []
+        assert await apply_schema_to(bare_database_url, grants(role)) == []
     finally:
         for url in (bare_database_url, database_url):
             await execute(url, f"DROP OWNED BY {role}")
