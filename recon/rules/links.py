@@ -13,6 +13,7 @@ from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
 from recon.rules.journal import Event, Kind, Record
 
 _Dated: TypeAlias = "tuple[datetime, int, Link]"  # in this order, links are sorted by age
+_CORRECTIONS = frozenset((Kind.LINKED, Kind.SPLIT, Kind.BLOCKED))  # what makes operator links, or takes members away
 T = TypeVar("T", bound=Hashable)
 
 
@@ -21,6 +22,16 @@ class Identifier(NamedTuple):
 
     kind: Literal["email", "phoneNumber"]
     key: str
+
+    def stated(self) -> dict[str, str]:
+        """The identifier as an event's detail has it, such as {"email": "a@example.com"}."""
+        return {self.kind: self.key}
+
+
+def identifier_of(stated: Mapping[str, str]) -> Identifier:
+    """The identifier that an event's detail states."""
+    [(kind, key)] = stated.items()
+    return Identifier("email" if kind == "email" else "phoneNumber", key)
 
 
 class LinkKind(StrEnum):
@@ -110,12 +121,36 @@ def display_forms(records: Iterable[Record]) -> dict[Identifier, str]:
     return forms
 
 
+def operator_sets(event: Event) -> list[list[Identifier]]:
+    """The sets of identifiers that a steward put together with an event: one for a `linked` event, any for a `split`.
+
+    They have all members, also those that left since.
+    """
+    detail = event.detail or {}
+    if event.kind is Kind.LINKED:
+        sets = [detail["joins"]] if "joins" in detail else []
+    else:
+        sets = detail.get("links", []) if event.kind is Kind.SPLIT else []
+    return [list(dict.fromkeys(identifier_of(stated) for stated in members)) for members in sets]
+
+
+def left_members(events: Iterable[Event]) -> set[tuple[int, Identifier]]:
+    """The identifiers that left operator links: each with the id of the event that has the link."""
+    return {
+        (event_id, identifier_of(stated))
+        for event in events
+        if event.kind in (Kind.SPLIT, Kind.BLOCKED) and event.detail
+        for event_id, stated in event.detail.get("left", ())
+    }
+
+
 def links_of(records: Sequence[Record], events: Iterable[Event]) -> list[Link]:
     """All links of an identity, oldest first: by the time and then the id of the contact or event.
 
     `records` are the identity's live contacts, oldest first by `(created_at, id)`. `events` are those about them, in
-    any order. A merge counts if the identity still has both identifiers and the merge was not undone. An unexplained
-    link has the place of its piece's oldest contact.
+    any order. A merge counts if the identity still has both identifiers and the merge was not undone. An operator's set
+    counts with the members that did not leave it and that the identity still has, if these are at least two. An
+    unexplained link has the place of its piece's oldest contact.
     """
     contacts = [(record, identifiers_of(record)) for record in records]
     known = {identifier for _, identifiers in contacts for identifier in identifiers}
@@ -124,7 +159,7 @@ def links_of(records: Sequence[Record], events: Iterable[Event]) -> list[Link]:
         for record, identifiers in contacts
         if len(identifiers) > 1
     ]
-    dated += _merge_links(events, known)
+    dated += _event_links(events, known)
     dated += _unexplained_links(contacts, [link for _, _, link in dated], len(known))
     dated.sort()
     return [link for _, _, link in dated]
@@ -191,13 +226,29 @@ def parts_without(records: Iterable[Record], links: Sequence[Link], names: Colle
     return list(parts.values())
 
 
-def _merge_links(events: Iterable[Event], known: set[Identifier]) -> Iterator[_Dated]:
-    """The links of merges between `known` identifiers. A merge that was undone or erased has none."""
+def _event_links(events: Iterable[Event], known: set[Identifier]) -> Iterator[_Dated]:
+    """The links of merges and operators between `known` identifiers. What was undone or erased has none."""
+    corrections = []
     for event in events:
-        if event.kind is Kind.MERGED and event.undone_by is None and event.email and event.phone_key:
-            joins = (Identifier("email", event.email), Identifier("phoneNumber", event.phone_key))
-            if known.issuperset(joins):
-                yield event.at, event.id, Link(LinkKind.MERGE, event.id, joins, event.at, event.source)
+        if event.kind is Kind.MERGED:
+            if event.undone_by is None and event.email and event.phone_key:
+                joins = (Identifier("email", event.email), Identifier("phoneNumber", event.phone_key))
+                if known.issuperset(joins):
+                    yield event.at, event.id, Link(LinkKind.MERGE, event.id, joins, event.at, event.source)
+        elif event.kind in _CORRECTIONS:
+            corrections.append(event)
+    if corrections:
+        yield from _operator_links(corrections, known)
+
+
+def _operator_links(corrections: Sequence[Event], known: set[Identifier]) -> Iterator[_Dated]:
+    left = left_members(corrections)
+    for event in corrections:
+        if event.undone_by is None:
+            for members in operator_sets(event):
+                joins = tuple(each for each in members if each in known and (event.id, each) not in left)
+                if len(joins) > 1:
+                    yield event.at, event.id, Link(LinkKind.OPERATOR, event.id, joins, event.at, event.source)
 
 
 def _unexplained_links(
