@@ -1,8 +1,8 @@
 """A table that stewards correct, and an independent model of what their splits, blocks and links do to it.
 
-`Table` applies what `recon.rules.splits` plans, in memory. `Model` is written from the design, as simply as possible: it
-has its own links, which it keeps by itself, and its own constraints, as pairs of sets of contacts. The two are compared
-after each step. Both are quadratic, and meant for small histories.
+`Table` applies what `recon.rules.splits` plans, in memory. `Model` is written from the design, as simply as possible:
+it has its own links, which it keeps by itself, and its own constraints, as pairs of sets of contacts. The two are
+compared after each step. Both are quadratic, and meant for small histories.
 """
 
 import json
@@ -363,7 +363,10 @@ def _divided(
     for row in cut:
         email, phone = nodes_of(row)
         keep = email
-        for rule in ([brought[node] == row.id for node in (email, phone)], [node not in out for node in (email, phone)]):
+        for rule in (
+            [brought[node] == row.id for node in (email, phone)],
+            [node not in out for node in (email, phone)],
+        ):
             if rule[0] != rule[1]:
                 keep = email if rule[0] else phone
                 break

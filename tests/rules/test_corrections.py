@@ -1,15 +1,18 @@
 """Splits, blocks and links, one after another, compared with an independent model."""
 
+from copy import deepcopy
+from dataclasses import replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from recon.rules.changes import Change, New
 from recon.rules.journal import Kind, Record
 from recon.rules.links import Identifier, links_of, parts_without
-from recon.rules.splits import Fault, InvalidParts, NotDivided, block, split_links, split_parts
+from recon.rules.splits import InvalidParts, NotDivided, block, split_links, split_parts
 from tests.harness.splitting import Expected, Held, Model, Node, Table, nodes_of, root_of
 
 Step = tuple[Any, ...]
@@ -80,20 +83,18 @@ class Comparison:
         chosen = list(dict.fromkeys(names[number % len(names)] for number in numbers))
         rows, events = self.table.stored(root)
         expected = self.model.split_links(rows, chosen)
-        try:
-            change = split_links(rows, events, chosen, keep)
-        except NotDivided as error:
-            assert expected is None
-            live = [row for row in rows if row.deleted_at is None]
-            first = next(link for link in links_of(live, events) if link.name == chosen[0])
-            assert not {link.name for link in error.path} & set(chosen)
-            assert_path(error.path, *first.joins[:2])
+        if expected is None:
+            with pytest.raises(NotDivided) as raised:
+                split_links(rows, events, chosen, keep)
+            first = next(link for link in links_of(self.table.live_of(root), events) if link.name == chosen[0])
+            assert not {link.name for link in raised.value.path} & set(chosen)
+            assert_path(raised.value.path, *first.joins[:2])
             return
-        assert expected is not None
+        change = split_links(rows, events, chosen, keep)
         assert sorted(change.cut) == sorted(chosen)
         self._compare(Kind.SPLIT, root, change, expected, keep=keep)
 
-    def _parts(self, place: int, lists: list[list[int]], rest: str, keep: bool) -> None:
+    def _parts(self, place: int, lists: list[list[int]], rest: Literal["links", "together"], keep: bool) -> None:
         if (root := self._root(place)) is None:
             return
         rows, events = self.table.stored(root)
@@ -101,14 +102,11 @@ class Comparison:
         named = [list(dict.fromkeys(held[number % len(held)] for number in numbers)) for numbers in lists]
         parts = [[Identifier(*node) for node in members] for members in named]  # type: ignore[arg-type]
         flat = [node for members in named for node in members]
-        try:
-            change = split_parts(rows, events, parts, rest, keep)  # type: ignore[arg-type]
-        except InvalidParts as error:
-            if error.fault is Fault.WHOLE:
-                assert len(named) == 1 and len(flat) == len(held)
-            else:
-                assert error.fault is Fault.REPEATED and len(set(flat)) < len(flat)
+        if len(set(flat)) < len(flat) or (len(named) == 1 and len(flat) == len(held)):
+            with pytest.raises(InvalidParts):
+                split_parts(rows, events, parts, rest, keep)
             return
+        change = split_parts(rows, events, parts, rest, keep)
         expected = self.model.split_parts(rows, named, rest, change.links, self.table.last + len(change.created) + 1)
         self._compare(Kind.SPLIT, root, change, expected, keep=keep)
 
@@ -133,7 +131,14 @@ class Comparison:
         self.model.evidence.append((self.table.last, Kind.LINKED, set(joins)))
 
     def _compare(
-        self, kind: Kind, root: int, change: Change, expected: Expected, *, value: Node | None = None, keep: bool = False
+        self,
+        kind: Kind,
+        root: int,
+        change: Change,
+        expected: Expected,
+        *,
+        value: Node | None = None,
+        keep: bool = False,
     ) -> None:
         before = {row.id: row for row in self.table.of(root)}
         soft = {row.id for row in before.values() if row.deleted_at is not None}
@@ -171,8 +176,11 @@ class Comparison:
         known = {event for event, *_ in self.model.evidence}
         for event in self.table.events:
             if event.kind is Kind.MERGED and event.id not in known and event.undone_by is None:
-                assert event.email is not None and event.phone_key is not None
-                self.model.evidence.append((event.id, Kind.MERGED, {("email", event.email), ("phoneNumber", event.phone_key)}))
+                assert event.email is not None
+                assert event.phone_key is not None
+                self.model.evidence.append(
+                    (event.id, Kind.MERGED, {("email", event.email), ("phoneNumber", event.phone_key)})
+                )
 
     def _agree(self) -> None:
         table, model = self.table, self.model
@@ -215,12 +223,8 @@ def undone(
     detail: dict[str, Any], rows: dict[int, Record], before: dict[int, Record], value: Node | None
 ) -> dict[int, Record]:
     """The contacts as they were before a correction, by its detail alone."""
-    from dataclasses import replace
-
-    then = {contact_id: rows[contact_id] for contact_id in before}
-    then = {
-        row.id: replace(row, apart=before[row.id].apart) for row in then.values()
-    }  # marks are the event's id's, and no part of the past
+    # Marks are no part of the past.
+    then = {contact_id: replace(rows[contact_id], apart=row.apart) for contact_id, row in before.items()}
     for contact_id in detail["deleted"]:
         then[contact_id] = replace(then[contact_id], deleted_at=None)
     for contact_id, kind, holder, text in detail["moved"]:
@@ -246,7 +250,56 @@ def _root(root: int | New) -> int:
 @settings(max_examples=400, deadline=None)
 @given(STEPS)
 def test_corrections_are_those_of_the_model(steps: list[Step]) -> None:
-    """Whatever came before."""
+    """After each step, identities, links and what is kept apart are the same, and the invariants hold."""
     comparison = Comparison()
     for step in steps:
         comparison.go(step)
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.one_of(LINKS, PARTS, PARTS))
+def test_links_undo_a_split(steps: list[Step], split: Step) -> None:
+    """Once its parts are linked again, the identity has the id, the identifiers and the contacts that it had."""
+    comparison = Comparison()
+    for step in steps:
+        comparison.go(step)
+    table = comparison.table
+    before = {contact_id: table.identity(contact_id) for contact_id in table.rows}
+    corrections = len(comparison.corrections)
+
+    comparison.go(split)
+    assume(len(comparison.corrections) > corrections)
+    detail = table.events[-1].detail
+    assert detail is not None
+    first, *others = detail["parts"]
+    for other in others:
+        table.link(root_of(table.rows[first]), other)
+
+    for contact_id, identity in before.items():
+        again = table.identity(contact_id)
+        if identity is None or again is None or not detail["moved"]:
+            assert again == identity
+        else:  # of one date, a contact that the split created comes last
+            assert again.primary_id == identity.primary_id
+            assert sorted(again.emails) == sorted(identity.emails)
+            assert sorted(again.phone_numbers) == sorted(identity.phone_numbers)
+            assert [each for each in again.secondary_ids if each not in detail["created"]] == identity.secondary_ids
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS)
+def test_a_merge_is_undone_by_a_cut(steps: list[Step]) -> None:
+    """Both identities are back as they were, with their ids: whatever the corrections were before."""
+    comparison = Comparison()
+    for step in steps:
+        before = {contact_id: comparison.table.identity(contact_id) for contact_id in comparison.table.rows}
+        known = len(comparison.table.events)
+        comparison.go(step)
+        table = comparison.table
+        if len(table.events) == known + 1 and table.events[-1].kind is Kind.MERGED:
+            trial = deepcopy(table)
+            merge = table.events[-1]
+            assert merge.primary_id is not None
+            change = split_links(*trial.stored(merge.primary_id), [f"event:{merge.id}"])
+            trial.correct(Kind.SPLIT, merge.primary_id, change)
+            assert {contact_id: trial.identity(contact_id) for contact_id in before} == before
