@@ -22,9 +22,9 @@ from recon.database.transactions import SESSION, Connection, Database
 from recon.errors import Unavailable
 from recon.settings import DatabaseSettings
 from tests.api.test_conformance import FORMS, SCENARIOS, expect_scenario
-from tests.database.test_migrations import MIGRATED
 from tests.database.test_roles import PASSWORD, blocks, serving_role
 from tests.harness.databases import execute
+from tests.harness.old_schemas import MIGRATED
 from tests.harness.ports import free_port
 from tests.harness.processes import MakeClient, StartRecon, recon
 from tests.harness.races import RACES

@@ -15,9 +15,9 @@ from recon.database.definitions import SCHEMA_VERSION
 from recon.database.embedded import data_folder
 from recon.database.upgrade import apply_schema_to
 from recon.errors import SchemaMismatch
-from tests.database.test_migrations import MIGRATED, OLD, ROWS, contacts, migrated_from, prepare
 from tests.harness.catalog import catalog
 from tests.harness.databases import execute, fetch
+from tests.harness.old_schemas import MIGRATED, OLD, ROWS, contacts, migrated_from, prepare
 from tests.harness.processes import MakeClient, Process, StartRecon, recon
 
 PLAIN = "INSERT INTO contact (phone_number) VALUES ('(201) 555-0123')"
