@@ -123,9 +123,17 @@ MEMBERS = f"""
 SELECT {RECORD_COLUMNS} FROM contact
 WHERE id = ANY ($1::bigint[]) OR linked_id = ANY ($1::bigint[]) ORDER BY created_at, id
 """
-MERGES = f"""
-SELECT {EVENT_COLUMNS} FROM event
-WHERE kind = 'merged' AND primary_id = ANY ($1::bigint[])
+# The events that make links or take them back, with each contact that they name.
+EXPLAINING = f"""
+WITH named AS (
+    SELECT primary_id AS contact_id, id FROM event WHERE primary_id = ANY ($1::bigint[])
+    UNION ALL
+    SELECT other_id, id FROM event WHERE other_id = ANY ($1::bigint[])
+    UNION ALL
+    SELECT contact_id, event_id FROM event_contact WHERE contact_id = ANY ($1::bigint[])
+)
+SELECT contact_id, {EVENT_COLUMNS} FROM named JOIN event USING (id)
+WHERE kind IN ('merged', 'linked', 'split', 'blocked')
 """
 
 
@@ -171,13 +179,14 @@ async def _unexplained_links(connection: asyncpg.Connection) -> int:
         for row in await connection.fetch(MEMBERS, page):
             record = Record(*row)
             identities.setdefault(record.linked_id or record.id, []).append(record)
-        ids = [record.id for records in identities.values() for record in records]
-        events: dict[int, list[Event]] = {}
-        for row in await connection.fetch(MERGES, ids):
-            events.setdefault(row["primary_id"], []).append(event_of(row))
-        for records in identities.values():
-            about = [event for record in records for event in events.get(record.id, ())]
-            links = links_of([record for record in records if record.deleted_at is None], about)
+        roots = {record.id: root for root, records in identities.items() for record in records}
+        events: dict[int, dict[int, Event]] = {}
+        for contact, *columns in await connection.fetch(EXPLAINING, list(roots)):
+            event = event_of(columns)
+            events.setdefault(roots[contact], {})[event.id] = event
+        for root, records in identities.items():
+            live = [record for record in records if record.deleted_at is None]
+            links = links_of(live, events.get(root, {}).values())
             count += sum(link.kind is LinkKind.UNEXPLAINED for link in links)
         last = page[-1]
     return count

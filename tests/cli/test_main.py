@@ -100,6 +100,34 @@ async def test_check_counts_unexplained_links(make_client: MakeClient, database_
     assert unexplained.stdout == "4 contacts of 3 people, 1 unexplained link: no violations\n"
 
 
+MERGED = "INSERT INTO event (id, kind, primary_id, other_id, email, phone_number, phone_key) VALUES (9, 'merged',"
+EXPLAINED = {
+    "an event that names its primary": [f"{MERGED} 2, 1, 'b', '2', '2')"],
+    "an event that names another of its contacts": [f"{MERGED} 1, 3, 'b', '2', '2')"],
+    "an event of the primary that a correction made": [
+        f"{MERGED} 1, 99, 'b', '2', '2')",
+        "INSERT INTO event_contact VALUES (2, 9)",
+    ],
+}
+
+
+@pytest.mark.parametrize("statements", EXPLAINED.values(), ids=EXPLAINED)
+async def test_check_finds_what_explains_a_link(statements: list[str], database_url: str) -> None:
+    """A merge explains its link also when a correction left the primaries of that time in other identities."""
+    await execute(
+        database_url,
+        f"{PRIMARY} ('a', '1'), ('b', NULL), (NULL, '2')",
+        "UPDATE contact SET linked_id = 2, link_precedence = 'secondary' WHERE id = 3",
+    )
+    unexplained = recon("check", "--database-url", database_url)
+    await execute(database_url, *statements, "SELECT setval('contact_id_seq', 9)")
+
+    explained = recon("check", "--database-url", database_url)
+
+    assert unexplained.stdout == "3 contacts of 2 people, 1 unexplained link: no violations\n"
+    assert explained.stdout == "3 contacts of 2 people: no violations\n"
+
+
 @pytest.mark.parametrize(
     ("rows", "summary"),
     [
