@@ -191,17 +191,24 @@ def _about(
     if len(parts) <= 1:
         return []
     leaving = set(division.leaving)
-    needed: dict[int, set[int]] = {}
+    part_of = division.part_of
+    merged: dict[int, int] = {}  # the part that a merge holds together, by the merge's event
+    joined: dict[int, set[int]] = {}  # the parts in which an event has an operator link
     for link in division.kept:
-        if link.kind is LinkKind.MERGE or link.kind is LinkKind.OPERATOR:
+        if link.kind is LinkKind.MERGE:
+            merged[link.id] = part_of[link.joins[0]]
+        elif link.kind is LinkKind.OPERATOR:
             member = next(each for each in link.joins if (link.id, each) not in leaving)
-            needed.setdefault(link.id, set()).add(division.part_of[member])
+            joined.setdefault(link.id, set()).add(part_of[member])
     found = []
     for event in events:
-        numbers = needed.get(event.id, set())
-        if event.kind in (Kind.SPLIT, Kind.BLOCKED):
-            numbers = numbers.union(*(needed.get(event_id, ()) for event_id, _ in left_members([event])))
-        if numbers:
+        if (number := merged.get(event.id)) is not None:
+            root, contacts = parts[number]
+            if event.primary_id not in contacts and event.other_id not in contacts:
+                found.append((root, event.id))
+        elif joined:
+            numbers = joined.get(event.id, set())
+            numbers = numbers.union(*(joined.get(event_id, ()) for event_id, _ in left_members([event])))
             named = _named_contacts(event)
             found += [(parts[number][0], event.id) for number in sorted(numbers) if named.isdisjoint(parts[number][1])]
     return found

@@ -78,13 +78,16 @@ class DisjointSets(Generic[T]):
     """Union-find: sets that are united and never divided. An item that was not united is a set of its own."""
 
     def __init__(self) -> None:
-        self._parent: dict[T, T] = {}
+        self._parent: dict[T, T] = {}  # without the items that stand for their sets
 
     def find(self, item: T) -> T:
         """The item that stands for the set of `item`. It changes when the set is united with another."""
         parent = self._parent
-        while (above := parent.setdefault(item, item)) != item:
-            parent[item] = item = parent[above]  # halves the path, so that the next search is shorter
+        while (above := parent.get(item)) is not None:
+            top = parent.get(above)
+            if top is None:
+                return above
+            parent[item] = item = top  # halves the path, so that the next search is shorter
         return item
 
     def unite(self, items: Sequence[T]) -> int:
@@ -92,8 +95,9 @@ class DisjointSets(Generic[T]):
 
         What stands for the set of the first item then stands for all.
         """
-        first, fewer = self.find(items[0]), 0
-        for item in items[1:]:
+        first, *others = items
+        first, fewer = self.find(first), 0
+        for item in others:
             other = self.find(item)
             if other != first:
                 self._parent[other] = first
@@ -178,26 +182,28 @@ def path(links: Sequence[Link], start: Identifier, end: Identifier) -> list[Link
         for identifier in link.joins:
             links_at[identifier].append(number)
     # Breadth-first, links by age: the identifiers at each distance are found in the order of their best paths.
-    reached: dict[Identifier, tuple[Identifier, Link]] = {}
+    reached: dict[Identifier, tuple[Identifier, Link] | None] = {start: None}
     crossed: set[int] = set()  # an operator link can have many members: look at them once
     queue = [start]
     for identifier in queue:
-        for number in links_at.get(identifier, ()):
+        for number in links_at[identifier]:
             if number not in crossed:
                 crossed.add(number)
-                found = [other for other in links[number].joins if other not in reached and other != start]
-                reached.update(dict.fromkeys(found, (identifier, links[number])))
-                queue += found
+                link = links[number]
+                for other in link.joins:
+                    if other not in reached:
+                        reached[other] = identifier, link
+                        queue.append(other)
         if end in reached:
-            return _traced(reached, start, end)
+            return _traced(reached, end)
     return None
 
 
-def _traced(reached: Mapping[Identifier, tuple[Identifier, Link]], start: Identifier, end: Identifier) -> list[Link]:
-    """The links from `start` to `end`, by the step that reached each identifier: where from, and by which link."""
+def _traced(reached: Mapping[Identifier, tuple[Identifier, Link] | None], end: Identifier) -> list[Link]:
+    """The links to `end` from where the search began, by the step that reached each identifier: where from, and how."""
     links = []
-    while end != start:
-        end, link = reached[end]
+    while step := reached[end]:
+        end, link = step
         links.append(link)
     return links[::-1]
 
@@ -216,8 +222,9 @@ def parts_without(records: Iterable[Record], links: Sequence[Link], names: Colle
     if unknown:
         raise ValueError(f"the identity has no link {min(unknown)}")
     sets = DisjointSets[Identifier]()
+    cut = frozenset(names)
     for link in links:
-        if link.name not in names:
+        if link.name not in cut:
             sets.unite(link.joins)
     parts: dict[Identifier, set[Identifier]] = {}
     for record in records:

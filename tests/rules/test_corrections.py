@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recon.rules.changes import Change, New
 from recon.rules.journal import Kind, Record
-from recon.rules.links import Identifier, links_of, parts_without
+from recon.rules.links import Identifier, LinkKind, links_of, parts_without
 from recon.rules.splits import InvalidParts, NotDivided, block, split_links, split_parts
 from tests.harness.splitting import Expected, Held, Model, Node, Table, nodes_of, root_of
 
@@ -247,7 +247,7 @@ def _root(root: int | New) -> int:
     return contact_id
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(STEPS)
 def test_corrections_are_those_of_the_model(steps: list[Step]) -> None:
     """After each step, identities, links and what is kept apart are the same, and the invariants hold."""
@@ -256,7 +256,7 @@ def test_corrections_are_those_of_the_model(steps: list[Step]) -> None:
         comparison.go(step)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(STEPS, st.one_of(LINKS, PARTS, PARTS))
 def test_links_undo_a_split(steps: list[Step], split: Step) -> None:
     """Once its parts are linked again, the identity has the id, the identifiers and the contacts that it had."""
@@ -286,20 +286,28 @@ def test_links_undo_a_split(steps: list[Step], split: Step) -> None:
             assert [each for each in again.secondary_ids if each not in detail["created"]] == identity.secondary_ids
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(STEPS)
 def test_a_merge_is_undone_by_a_cut(steps: list[Step]) -> None:
-    """Both identities are back as they were, with their ids: whatever the corrections were before."""
+    """Both identities are back as they were, with their ids, whatever the corrections were before.
+
+    Not if pieces of them are unexplained, or for soft-deleted contacts: nothing says of which of the two they were.
+    """
     comparison = Comparison()
+    table = comparison.table
     for step in steps:
-        before = {contact_id: comparison.table.identity(contact_id) for contact_id in comparison.table.rows}
-        known = len(comparison.table.events)
+        before = {contact_id: table.identity(contact_id) for contact_id in table.rows}
+        last = table.last
         comparison.go(step)
-        table = comparison.table
-        if len(table.events) == known + 1 and table.events[-1].kind is Kind.MERGED:
-            trial = deepcopy(table)
-            merge = table.events[-1]
-            assert merge.primary_id is not None
-            change = split_links(*trial.stored(merge.primary_id), [f"event:{merge.id}"])
-            trial.correct(Kind.SPLIT, merge.primary_id, change)
-            assert {contact_id: trial.identity(contact_id) for contact_id in before} == before
+        merge = table.events[-1] if table.events else None
+        if merge is None or merge.kind is not Kind.MERGED or merge.id != last + 1 or merge.primary_id is None:
+            continue
+        rows, events = table.stored(merge.primary_id)
+        links = links_of([row for row in rows if row.deleted_at is None], events)
+        if any(link.kind is LinkKind.UNEXPLAINED for link in links):
+            continue
+        trial = deepcopy(table)
+        trial.correct(Kind.SPLIT, merge.primary_id, split_links(rows, events, [f"event:{merge.id}"]))
+        for row in rows:
+            if row.deleted_at is None:
+                assert trial.identity(row.id) == before[row.id]
