@@ -80,6 +80,20 @@ class Event:
         Another program changed the contact `other_id` of the identity whose primary was `primary_id`. `detail` has the
         old values of what changed, among "email", "phoneNumber", "phoneKey" and "deletedAt". The last is ISO 8601 text,
         and says that a soft delete was taken back.
+    `linked`
+        A steward made the identity of `other_id` part of that of `primary_id`. `detail` is {"joins": the members of the
+        operator link, "released": [the events whose marks were removed], "contacts": [ids of the absorbed identity's
+        contacts]}. An identifier in a detail is {"email": key} or {"phoneNumber": key}.
+    `split`
+        A steward divided the identity whose primary was `primary_id`. `detail` is that of `changes.Change.detail`:
+        "cut" has the names of links, "moved" [contact, "email" or "phoneNumber", the contact that has the identifier
+        now, the text that the contact had if that is another], "created" and "deleted" contacts, "roots" [new root, old
+        root, [contacts whose root changed]], "links" the members of each operator link that it made, "left" [event with
+        the operator link, member that left it], "parts" the primaries afterwards, and "apart" whether they were to be
+        kept apart.
+    `blocked`
+        A steward declared that `email` or `phone_key` identifies nobody. `detail` is as for `split`, for all identities
+        that had the value; no contact has it now.
 
     Attributes
     ----------
