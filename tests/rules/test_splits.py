@@ -371,6 +371,16 @@ def test_an_event_that_names_no_contact_of_a_part_is_found_by_its_root() -> None
     assert change.about == [(change.created[0], 28)]
 
 
+def test_an_event_that_members_left_is_found_with_those_that_say_so() -> None:
+    """Else the member c, which left the link of event 9, would belong to it again where only event 9 is found."""
+    records = [contact(1, "a", "5"), contact(2, "b", None, 1), contact(3, "d", "1", 1)]
+    later = operator(12, left=[(9, email("c"))])
+
+    change = split_parts(records, [TOGETHER, later], [[email("a"), email("b"), email("d")]])
+
+    assert change.about == [(change.created[0], 9), (change.created[0], 12)]
+
+
 def test_the_marks_of_many_cut_links() -> None:
     """The hub is kept apart from each, by one mark a contact; the others are not kept apart from each other."""
     records = [contact(1, "a", "1"), *(contact(n, f"e{n}", "1", 1) for n in range(2, 6))]
