@@ -1,14 +1,17 @@
 """The links and the past of identities as properties, on random histories."""
 
+from functools import partial
 from itertools import product
+from random import Random
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recon.rules.links import identifiers_of, links_of, parts_without, path
+from recon.rules.links import Identifier, identifiers_of, links_of, parts_without, path
 from recon.rules.past import Absence, as_of
 from tests.harness.chronicle import Chronicle
+from tests.harness.corrected import Corrected
 
 # Few values, so that they meet often.
 SAID = st.tuples(st.sampled_from([None, *"abcde"]), st.sampled_from([None, *"12345"])).filter(any)
@@ -21,12 +24,18 @@ OTHERS = st.one_of(  # other programs
     st.tuples(st.just("edit"), PLACE, SAID, st.booleans()),
 )
 ATTACH = st.tuples(st.just("attach"), PLACE, SAID)  # another program inserts a secondary
+SEED = st.integers(0, 2**16 - 1)  # of the choices of a split
+STEWARD = st.one_of(
+    st.tuples(st.just("split"), PLACE, SEED, st.booleans()),
+    st.tuples(st.just("block"), st.sampled_from([("email", "a"), ("email", "b"), ("phoneNumber", "1")])),
+    st.tuples(st.just("link"), PLACE, PLACE),
+)
 Step = tuple[Any, ...]
 
 
-def told(steps: list[Step]) -> Chronicle:
+def told(steps: list[Step], chronicle: Chronicle | None = None) -> Chronicle:
     """What becomes of an empty table; a row that is not there is not changed."""
-    chronicle = Chronicle()
+    chronicle = chronicle or Chronicle()
     for kind, *values in steps:
         rows = list(chronicle.rows.values())
         if kind == "request":
@@ -42,6 +51,31 @@ def told(steps: list[Step]) -> Chronicle:
             else:
                 chronicle.edit(row.id, (row.email, row.phone_number), deleted=kind == "delete")
     return chronicle
+
+
+def corrected(steps: list[Step]) -> Corrected:
+    """What becomes of an empty table with the corrections of stewards."""
+    chronicle = Corrected()
+    for step in steps:
+        kind, *values = step
+        rows = list(chronicle.rows)
+        if kind == "block":
+            chronicle.block(Identifier(*values[0]))
+        elif kind == "link" and rows:
+            chronicle.link(*(rows[place % len(rows)] for place in values))
+        elif kind == "split" and rows:
+            place, seed, apart = values
+            chronicle.split(
+                rows[place % len(rows)], partial(_chosen, seed, "leaves"), partial(_chosen, seed), apart=apart
+            )
+        elif kind not in {"link", "split"}:
+            told([step], chronicle)
+    return chronicle
+
+
+def _chosen(*what: object) -> bool:
+    """One of two, at random, but always the same for the same arguments."""
+    return Random(str(what)).random() < 0.5  # noqa: S311
 
 
 def check_past(chronicle: Chronicle) -> None:
@@ -117,3 +151,28 @@ def test_the_present_is_what_is_answered_now(steps: list[Step]) -> None:
     for contact_id in chronicle.rows:
         expected = chronicle.identity(contact_id) or Absence.DELETED
         assert as_of(*chronicle.stored(contact_id), contact_id, chronicle.last) == expected
+
+
+def check_divided_past(chronicle: Corrected) -> None:
+    """The same with divided identities: what was connected until a later divide is enough, and so is everything."""
+    for contact_id in chronicle.rows:
+        for position, answers in chronicle.answers.items():
+            expected = answers.get(contact_id, Absence.UNKNOWN) or Absence.DELETED
+            records, events = chronicle.connected(contact_id, position)
+            assert as_of(records, events, contact_id, position) == expected, (contact_id, position)
+            everything = list(chronicle.rows.values())
+            assert as_of(everything, chronicle.events, contact_id, position) == expected, (contact_id, position)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(REQUEST, REQUEST, STEWARD), min_size=1, max_size=25))
+def test_the_past_of_divided_identities_is_what_was_answered(steps: list[Step]) -> None:
+    """Whatever stewards divided, blocked and linked: as of each position, each identity is the one answered then."""
+    check_divided_past(corrected(steps))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(REQUEST, REQUEST, STEWARD, OTHERS), min_size=1, max_size=25))
+def test_the_past_of_divided_identities_whatever_others_did(steps: list[Step]) -> None:
+    """The same while other programs change rows, and guards take away what they must not join."""
+    check_divided_past(corrected(steps))

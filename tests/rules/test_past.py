@@ -224,6 +224,93 @@ def test_events_that_change_no_identity_change_no_past(kind: Kind) -> None:
     assert ids(as_of(GEORGE_AND_BIFF, events, 27, 28)) == [11, 27]
 
 
+# George and Biff were merged by event 28, and event 31 split them again; contact 30 has what contact 29 lost.
+SPLIT = entry(
+    31,
+    Kind.SPLIT,
+    11,
+    0,
+    detail={
+        "moved": [[29, "phoneNumber", 30, "71 71 71"]],
+        "created": [30],
+        "roots": [[27, 11, [27, 30]]],
+        "parts": [11, 27],
+    },
+)
+APART = [
+    GEORGE_AND_BIFF[0],
+    contact(27, "biffsucks", "717171"),
+    contact(29, "griff", None, 11),
+    replace(contact(30, None, "1", 27), created_at=time_of(29)),
+]
+
+
+def test_a_split_is_undone() -> None:
+    """Before the split, all is one identity, without what the split created, and with what it moved."""
+    one = Identity(11, ["george", "biffsucks", "griff"], ["919191", "717171", "71 71 71"], [27, 29])
+    for contact_id in (11, 27, 29):
+        assert as_of(APART, [THEIR_MERGE, SPLIT], contact_id, 30) == one
+        assert as_of(APART, [THEIR_MERGE, SPLIT], contact_id, 29) == one
+    assert ids(as_of(APART, [THEIR_MERGE, SPLIT], 27, 28)) == [11, 27]
+    assert ids(as_of(APART, [THEIR_MERGE, SPLIT], 27, 27)) == [27]
+    assert ids(as_of(APART, [THEIR_MERGE, SPLIT], 29, 31)) == [11, 29]
+    assert ids(as_of(APART, [THEIR_MERGE, SPLIT], 30, 31)) == [27, 30]
+    assert as_of(APART, [THEIR_MERGE, SPLIT], 30, 30) is Absence.UNKNOWN
+
+
+def test_a_link_after_a_split_is_undone() -> None:
+    """A steward put together again what was split: between the two, there were two identities."""
+    records = [replace(record, linked_id=None if record.id == 11 else 11) for record in APART]
+    events = [THEIR_MERGE, SPLIT, entry(32, Kind.LINKED, 11, 27, detail={"contacts": [27, 30]})]
+
+    assert ids(as_of(records, events, 29, 32)) == [11, 27, 29, 30]
+    assert ids(as_of(records, events, 29, 31)) == [11, 29]
+    assert ids(as_of(records, events, 30, 31)) == [27, 30]
+    assert ids(as_of(records, events, 27, 30)) == [11, 27, 29]
+
+
+def test_a_block_is_undone() -> None:
+    """The value comes back, in the text that each contact had; a contact that had nothing else lives again."""
+    records = [contact(1, "a", None), contact(2, "b", None), contact(3, None, "+1", 1, deleted=True)]
+    detail = {
+        "moved": [[1, "phoneNumber", None, "+1"], [2, "phoneNumber", None, None]],
+        "deleted": [3],
+        "roots": [[2, 1, [2]]],
+        "parts": [1, 2],
+    }
+    block = replace(entry(4, Kind.BLOCKED, 1, 2, (None, "1"), detail=detail), primary_id=None, other_id=None)
+
+    assert as_of(records, [block], 2, 3) == Identity(1, ["a", "b"], ["+1"], [2, 3])
+    assert as_of(records, [block], 3, 3) == Identity(1, ["a", "b"], ["+1"], [2, 3])
+    assert as_of(records, [block], 3, 4) == Identity(1, ["a"], [], [])
+    assert as_of(records, [block], 2, 4) == Identity(2, ["b"], [], [])
+
+
+def test_what_a_guard_took_from_a_row_of_another_program_comes_back() -> None:
+    """Contact 2 was inserted with an email of contact 1, from which it is kept apart."""
+    detail = {"reason": "kept-apart", "moved": [[2, "email", None, None]], "deleted": []}
+    event = entry(3, Kind.WITHHELD, 1, 2, ("a", None), detail=detail)
+    merge = entry(4, Kind.MERGED, 1, 2, ("a", "2"))
+    records = [contact(1, "a", "1"), contact(2, None, "2", 1)]
+
+    assert as_of(records, [event, merge], 2, 2) == Identity(2, ["a"], ["2"], [])
+    assert as_of(records, [event, merge], 2, 3) == Identity(2, [], ["2"], [])
+    assert ids(as_of(records, [event, merge], 1, 3)) == [1]
+
+
+def test_an_erasure_may_have_taken_the_detail() -> None:
+    """What is left of the identity counts to what it is now."""
+    erased = replace(SPLIT, detail=None)
+
+    assert ids(as_of(APART[:1], [THEIR_MERGE, erased], 11, 28)) == [11]
+
+
+def test_a_contact_that_a_split_created_has_no_date_of_its_own() -> None:
+    """It has the date of the contact that it came from, and was written with the split."""
+    assert position_at(APART, [THEIR_MERGE, SPLIT], time_of(29)) == 29
+    assert position_at(APART, [THEIR_MERGE, SPLIT], time_of(31)) == 31
+
+
 def test_a_time_stands_for_the_last_position_written_by_then() -> None:
     """Two positions share a second here; before the first, it is 0."""
     assert time_of(10) < time_of(27) < time_of(28)
@@ -254,6 +341,19 @@ def large_identities() -> dict[str, tuple[list[Record], list[Event]]]:
             [entry(2 * n + 1, Kind.MENDED, 1, 2 * n, (None, "1"), detail={"contacts": [2 * n]}) for n in many],
         ),
         "edits": (hub, [entry(10_000 + n, Kind.EDITED, 1, n, detail={"email": f"old{n}"}) for n in many]),
+        "splits": (
+            [contact(1, "e1", "1"), *(contact(n, f"e{n}", None) for n in many)],
+            [
+                entry(
+                    10_000 + n,
+                    Kind.SPLIT,
+                    1,
+                    0,
+                    detail={"moved": [[n, "phoneNumber", 1, None]], "roots": [[n, 1, [n]]]},
+                )
+                for n in many
+            ],
+        ),
         "deletes": (
             [replace(record, deleted_at=START) for record in hub],
             [entry(10_000 + n, Kind.DELETED, 1, n) for n in many],
@@ -261,7 +361,7 @@ def large_identities() -> dict[str, tuple[list[Record], list[Event]]]:
     }
 
 
-@pytest.mark.parametrize("shape", ["requests", "merges", "repairs", "edits", "deletes"])
+@pytest.mark.parametrize("shape", ["requests", "merges", "repairs", "edits", "splits", "deletes"])
 def test_large_identities_take_time_in_proportion(shape: str) -> None:
     """10,000 contacts take about 0.2 s of CPU; an algorithm that undid event by event would take a minute."""
     records, events = large_identities()[shape]
