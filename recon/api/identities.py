@@ -21,10 +21,12 @@ from recon.api.questions import (
     LinksResponse,
     WhyRequest,
     WhyResponse,
+    WithheldResponse,
     history_response,
     links_response,
     why_parser,
     why_response,
+    withheld_response,
 )
 from recon.errors import InvalidParameter
 from recon.http.endpoints import Endpoint, content
@@ -122,7 +124,7 @@ def endpoints(lookup: Lookup, settings: Settings) -> list[Endpoint]:
             handler=_handler(_links(lookup), seconds),
             scope="read",
             cors=True,
-            summary="The contacts of an identity, and the links that make them one person",
+            summary="The contacts and links of an identity, and what is kept apart from it",
             operation=_operation(
                 "links", "A page of contacts and links.", LinksResponse, parameters=[_CONTACT_ID, _AFTER, _LIMIT]
             ),
@@ -138,7 +140,7 @@ def endpoints(lookup: Lookup, settings: Settings) -> list[Endpoint]:
             operation=_operation(
                 "history", "A page of contacts and events.", HistoryResponse, parameters=[_CONTACT_ID, _AFTER, _LIMIT]
             ),
-            problems=(400, 404, 414, 431, 503),
+            problems=(400, 404, 410, 414, 431, 503),
         ),
         Endpoint(
             method="POST",
@@ -146,9 +148,29 @@ def endpoints(lookup: Lookup, settings: Settings) -> list[Endpoint]:
             handler=_handler(_why(lookup, settings), seconds),
             scope="read",
             cors=True,
-            summary="Why two identifiers or contacts are one person",
-            operation=_operation("why", "The path of links.", WhyResponse, body=(WhyRequest, _WHY_EXAMPLES)),
+            summary="Why two identifiers or contacts are one person, or are not",
+            operation=_operation(
+                "why",
+                "The path of links, or what keeps the two apart.",
+                WhyResponse,
+                body=(WhyRequest, _WHY_EXAMPLES),
+            ),
             problems=(400, 404, 410, 414, 431, 503),
+        ),
+        Endpoint(
+            method="GET",
+            path="/withheld",
+            handler=_handler(_withheld(lookup), seconds),
+            scope="read",
+            cors=True,
+            summary="The links that guards withheld and that are open, oldest first",
+            operation=_operation(
+                "withheld",
+                "A page of withheld links. It may have fewer than `limit` and yet not be the last.",
+                WithheldResponse,
+                parameters=[_AFTER, _LIMIT],
+            ),
+            problems=(400, 414, 431, 503),
         ),
     ]
 
@@ -225,6 +247,13 @@ def _why(lookup: Lookup, settings: Settings) -> Read:
     async def read(request: web.Request) -> bytes:
         _parameters(request)
         return why_response(await lookup.why(*parse(await _body(request))))
+
+    return read
+
+
+def _withheld(lookup: Lookup) -> Read:
+    async def read(request: web.Request) -> bytes:
+        return withheld_response(await lookup.withheld(*_page(request)))
 
     return read
 

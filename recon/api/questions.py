@@ -10,10 +10,11 @@ from typing_extensions import TypedDict
 
 from recon.api.messages import NOT_BLANK, TEXT, refuse_constants
 from recon.errors import FieldError, InvalidRequest
-from recon.identities.lookup import MAX_ID, End, History, Links, Why
+from recon.identities.lookup import MAX_ID, End, History, Links, Review, Why
 from recon.rules.identifiers import MAX_EMAIL, MAX_PHONE, Identifiers, normal_email, normal_phone, phone_key_for
 from recon.rules.journal import Event, Kind, Record
 from recon.rules.links import Identifier, Link
+from recon.rules.review import KeptApart
 
 _ONE_OF = "must have an email, a phoneNumber or a contactId, and nothing else"
 
@@ -140,16 +141,54 @@ class LinkShown(TypedDict):
 
 
 _NEXT = Field(description="What to send as `after` for the next page; null at the end.")
-_NONE_YET = Field(description="Always empty in this version.")
+
+
+class KeptApartShown(TypedDict):
+    """A constraint that keeps identities apart."""
+
+    contactIds: Annotated[list[int], Field(description="The primaries of the identities that are kept apart.")]
+    eventId: Annotated[int, Field(description="The event that made the constraint: keep apart, or split.")]
+    at: datetime
+    source: Annotated[str | None, Field(description="The name of the steward's API key.")]
+    note: Annotated[str | None, Field(description="The reason that the steward gave.")]
+
+
+class WithheldShown(TypedDict):
+    """A link that a guard withheld."""
+
+    eventId: int
+    at: datetime
+    reason: Annotated[
+        str,
+        Field(
+            json_schema_extra={"enum": ["kept-apart", "limit"]},
+            description="kept-apart: the two identities are kept apart. limit: one identity would have too many "
+            "identifiers.",
+        ),
+    ]
+    email: str
+    phoneNumber: str
+    contactId: Annotated[int | None, Field(description="The identity that answered the request.")]
+    otherContactId: Annotated[int | None, Field(description="The one that held the other identifier; null: none did.")]
+    source: Annotated[str | None, Field(description="The name of the API key of the request.")]
 
 
 class LinksResponse(TypedDict):
-    """Live contacts and links of an identity, by position."""
+    """Live contacts and links of an identity, and what guards keep apart from it, by position."""
 
     contacts: list[LinkedContact]
     links: list[LinkShown]
-    keptApart: Annotated[list[dict[str, Any]], _NONE_YET]
-    withheld: Annotated[list[dict[str, Any]], _NONE_YET]
+    keptApart: Annotated[
+        list[KeptApartShown], Field(description="From whom it is kept apart. Constraints have the position eventId.")
+    ]
+    withheld: Annotated[list[WithheldShown], Field(description="Open withheld links. They have the position eventId.")]
+    next: Annotated[int | None, _NEXT]
+
+
+class WithheldResponse(TypedDict):
+    """Open withheld links, oldest first."""
+
+    withheld: list[WithheldShown]
     next: Annotated[int | None, _NEXT]
 
 
@@ -162,6 +201,7 @@ class HistoryEntry(TypedDict):
         str, Field(json_schema_extra={"enum": ["contact", *Kind]}, description="contact, or the kind of the event.")
     ]
     source: Annotated[str | None, Field(description="The name of the API key of the request.")]
+    note: Annotated[str | None, Field(description="Of a correction: the reason that the steward gave.")]
     email: str | None
     phoneNumber: str | None
     primaryContactId: Annotated[
@@ -169,11 +209,17 @@ class HistoryEntry(TypedDict):
     ]
     otherContactId: Annotated[
         int | None,
-        Field(description="Of an event: the primary that was absorbed or replaced, or the contact that was changed."),
+        Field(
+            description="Of an event: the primary that was absorbed or replaced, or the other one of two identities, "
+            "or the contact that was changed. Of dismissed: the withheld event."
+        ),
     ]
     detail: Annotated[
         dict[str, Any] | None,
-        Field(description="edited, deleted: the values before. mended: the contacts that were absorbed."),
+        Field(
+            description="edited, deleted: the values before. mended, linked: the contacts that were absorbed. split, "
+            "blocked: what was cut, moved, created and deleted, and the primaries afterwards."
+        ),
     ]
 
 
@@ -191,8 +237,8 @@ class WhyResponse(TypedDict):
     path: Annotated[
         list[LinkShown] | None, Field(description="The links from the one to the other; null if they are two people.")
     ]
-    keptApart: Annotated[list[dict[str, Any]], _NONE_YET]
-    withheld: Annotated[list[dict[str, Any]], _NONE_YET]
+    keptApart: Annotated[list[KeptApartShown], Field(description="The constraints that keep the two apart.")]
+    withheld: Annotated[list[WithheldShown], Field(description="The open withheld links between the two.")]
     sentence: Annotated[str, Field(description="The same in plain English.")]
 
 
@@ -201,8 +247,8 @@ def links_response(page: Links) -> bytes:
     response: LinksResponse = {
         "contacts": [_contact(record) for record in page.contacts],
         "links": [_link(link, page.forms) for link in page.links],
-        "keptApart": [],
-        "withheld": [],
+        "keptApart": [_kept_apart(each) for each in page.kept_apart],
+        "withheld": [_withheld(event) for event in page.withheld],
         "next": page.next,
     }
     return to_json(response)
@@ -214,16 +260,46 @@ def history_response(page: History) -> bytes:
     return to_json(response)
 
 
+def withheld_response(page: Review) -> bytes:
+    """A WithheldResponse as JSON."""
+    response: WithheldResponse = {"withheld": [_withheld(event) for event in page.entries], "next": page.next}
+    return to_json(response)
+
+
 def why_response(why: Why) -> bytes:
     """A WhyResponse as JSON."""
     response: WhyResponse = {
         "same": why.path is not None,
         "path": None if why.path is None else [_link(link, why.forms) for link in why.path],
-        "keptApart": [],
-        "withheld": [],
+        "keptApart": [_kept_apart(each) for each in why.kept_apart],
+        "withheld": [_withheld(event) for event in why.withheld],
         "sentence": why.sentence,
     }
     return to_json(response)
+
+
+def _kept_apart(constraint: KeptApart) -> KeptApartShown:
+    event = constraint.event
+    return {
+        "contactIds": constraint.contact_ids,
+        "eventId": event.id,
+        "at": event.at,
+        "source": event.source,
+        "note": event.note,
+    }
+
+
+def _withheld(event: Event) -> WithheldShown:
+    return {
+        "eventId": event.id,
+        "at": event.at,
+        "reason": (event.detail or {})["reason"],
+        "email": str(event.email),
+        "phoneNumber": str(event.phone_number),
+        "contactId": event.primary_id,
+        "otherContactId": event.other_id,
+        "source": event.source,
+    }
 
 
 def _contact(record: Record) -> LinkedContact:
@@ -253,14 +329,16 @@ def _named(identifier: Identifier, forms: Mapping[Identifier, str]) -> Named:
 
 def _entry(entry: Record | Event) -> HistoryEntry:
     if isinstance(entry, Event):
-        at, kind, ids, detail = entry.at, entry.kind.value, (entry.primary_id, entry.other_id), entry.detail
+        at, kind, ids = entry.at, entry.kind.value, (entry.primary_id, entry.other_id)
+        note, detail = entry.note, entry.detail
     else:
-        at, kind, ids, detail = entry.created_at, "contact", (None, None), None
+        at, kind, ids, note, detail = entry.created_at, "contact", (None, None), None, None
     return {
         "position": entry.id,
         "at": at,
         "kind": kind,
         "source": entry.source,
+        "note": note,
         "email": entry.email,
         "phoneNumber": entry.phone_number,
         "primaryContactId": ids[0],

@@ -1,4 +1,4 @@
-"""Commands that explain identities: show, history and why."""
+"""Commands that explain identities: show, history, why and withheld."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +10,7 @@ import click
 
 from recon.cli.options import load_settings, settings_options
 from recon.cli.running import database_of, failing_clearly
-from recon.errors import Deleted, NotFound, ReconError
+from recon.errors import Deleted, Erased, NotFound, ReconError
 from recon.rules.identifiers import Identifiers, normal_email, normal_phone, phone_key_for
 from recon.settings import Settings, database_settings, database_url
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # imported only when a command runs: other commands start fas
     from rich.console import RenderableType
 
     from recon.identities.lookup import End, Lookup
+    from recon.rules.journal import Event
+    from recon.rules.review import KeptApart
 
 Command: TypeAlias = Callable[..., Any]
 Answer: TypeAlias = "tuple[bytes, list[RenderableType]]"  # JSON, and the same for a reader
@@ -52,7 +54,10 @@ def show(*, who: str, as_of: str | None, as_json: bool, **options: Any) -> None:
 
         _, contact_id = await _resolved(lookup, who, region)
         identity = await lookup.show(contact_id, moment)
-        return identify_response(identity), [terminal.show(identity)]
+        readable: list[RenderableType] = [terminal.show(identity)]
+        if moment is None and not as_json:
+            readable += terminal.guarded(*await _guarded(lookup, contact_id))
+        return identify_response(identity), readable
 
     _run(answer, options, as_json=as_json)
 
@@ -92,10 +97,42 @@ def why(*, first: str, second: str, as_json: bool, **options: Any) -> None:
 
         (start, _), (end, _) = await _resolved(lookup, first, region), await _resolved(lookup, second, region)
         found = await lookup.why(start, end)
-        readable: list[RenderableType] = [terminal.chain(found.path, found.forms), ""] if found.path else []
+        readable: list[RenderableType] = []
+        if found.path:
+            readable = [terminal.chain(found.path, found.stations, found.forms), ""]
         return why_response(found), [*readable, terminal.sentence(found.sentence)]
 
     _run(answer, options, as_json=as_json)
+
+
+@click.command()
+@_explaining
+def withheld(*, as_json: bool, **options: Any) -> None:
+    """List the links that guards withheld and that are open, oldest first."""
+
+    async def answer(lookup: "Lookup", _region: str | None) -> Answer:
+        from recon.api.questions import withheld_response
+        from recon.cli import terminal
+        from recon.identities.lookup import Review
+
+        page = await lookup.withheld(limit=_PAGE)
+        entries = page.entries
+        while page.next is not None:
+            page = await lookup.withheld(page.next, limit=_PAGE)
+            entries += page.entries
+        return withheld_response(Review(entries, None)), [terminal.withheld(entries)]
+
+    _run(answer, options, as_json=as_json)
+
+
+async def _guarded(lookup: "Lookup", contact_id: int) -> "tuple[list[KeptApart], list[Event]]":
+    """From whom an identity is kept apart, and the open withheld links about it."""
+    page = await lookup.links(contact_id, limit=_PAGE)
+    kept_apart, links = page.kept_apart, page.withheld
+    while page.next is not None:
+        page = await lookup.links(contact_id, after=page.next, limit=_PAGE)
+        kept_apart, links = kept_apart + page.kept_apart, links + page.withheld
+    return kept_apart, links
 
 
 def _run(
@@ -134,14 +171,19 @@ async def _looking_up(settings: Settings) -> AsyncIterator["Lookup"]:
 
 
 async def _resolved(lookup: "Lookup", who: str, region: str | None) -> "tuple[End, int]":
-    """What WHO stands for, and a contact of its identity. Raises ReconError if it is nobody, or ambiguous."""
+    """What WHO stands for, and a contact of its identity. Raises ReconError if it is nobody, erased, or ambiguous."""
     found = {}
+    erased = None
     for end in _readings(who, region):
-        contact_id = await _contact(lookup, end)
+        try:
+            contact_id = await _contact(lookup, end)
+        except Erased as error:
+            erased = error
+            continue
         if contact_id is not None:
             found[contact_id] = end
     if not found:
-        raise NotFound(f"no contact has {who!r} as its email, phone number or id")
+        raise erased or NotFound(f"no contact has {who!r} as its email, phone number or id")
     if len(found) > 1:
         raise ReconError(f"{who!r} is the id of a contact and the phone number of another person: write id: or phone:")
     [(contact_id, end)] = found.items()

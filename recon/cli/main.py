@@ -32,7 +32,7 @@ def main() -> None:
     signals.exit_when_received()
 
 
-for command in (identities.show, identities.history, identities.why):
+for command in (identities.show, identities.history, identities.why, identities.withheld):
     main.add_command(command)
 
 

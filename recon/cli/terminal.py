@@ -1,18 +1,20 @@
 """Identities on a terminal: tables, and a path of links as a chain."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from recon.rules.clusters import Identity
 from recon.rules.journal import Event, Kind, Record
 from recon.rules.links import Identifier, Link, LinkKind
+from recon.rules.review import KeptApart
 
+_SHOWN = 10  # contacts that a line names; a block can divide an identity into thousands
 _UNSEEN_WIDTH = 240  # columns where there is no terminal, so that nothing is cut off
 # Rows written by other programs may have any character, and a terminal obeys some.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -39,40 +41,47 @@ def show(identity: Identity) -> Table:
 
 def history(entries: Iterable[Record | Event]) -> Table:
     """What happened to an identity, a line each, oldest first."""
-    table = Table("Position", "Time (UTC)", "What happened", "Email", "Phone number", "Source")
+    table = Table("Position", "Time (UTC)", "What happened", "Email", "Phone number", "Source", "Note")
     table.columns[0].justify = "right"
     for entry in entries:
-        at = entry.created_at if isinstance(entry, Record) else entry.at
-        cells = [str(entry.id), _time(at), _what(entry), entry.email, entry.phone_number, entry.source]
+        at, note = (entry.created_at, None) if isinstance(entry, Record) else (entry.at, entry.note)
+        cells = [str(entry.id), _time(at), _what(entry), entry.email, entry.phone_number, entry.source, note]
         table.add_row(*(_text(_printable(cell or "")) for cell in cells))
     return table
 
 
-def chain(links: Sequence[Link], forms: Mapping[Identifier, str]) -> Text:
-    """A path as a chain: an identifier on each line, and between two of them the link that joins them."""
+def guarded(kept_apart: Sequence[KeptApart], links: Sequence[Event]) -> list[RenderableType]:
+    """What guards keep apart from an identity: a line for each constraint, and a table of the open withheld links."""
+    lines: list[RenderableType] = [
+        sentence(f"kept apart from {_contacts(each.contact_ids)} {_decided(each.event)}") for each in kept_apart
+    ]
+    return [*lines, withheld(links)] if links else lines
+
+
+def withheld(events: Iterable[Event]) -> Table:
+    """The review list: the withheld links, a line each, oldest first."""
+    table = Table("Event", "Time (UTC)", "Reason", "Email", "Phone number", "Contact", "Other contact", "Source")
+    for event in events:
+        contacts = ["" if each is None else str(each) for each in (event.primary_id, event.other_id)]
+        reason = (event.detail or {}).get("reason")
+        cells = [str(event.id), _time(event.at), reason, event.email, event.phone_number, *contacts, event.source]
+        table.add_row(*(_text(_printable(cell or "")) for cell in cells))
+    return table
+
+
+def chain(links: Sequence[Link], stations: Sequence[Identifier], forms: Mapping[Identifier, str]) -> Text:
+    """A path as a chain: each identifier that it passes on a line, and between two of them the link that joins them."""
     text = Text()
-    identifiers = _along(links)
-    for identifier, link in zip(identifiers, links, strict=False):
+    for identifier, link in zip(stations, links, strict=False):
         text.append(f"{_printable(forms[identifier])}\n", style="bold")
         text.append(f"  │  {_printable(_evidence(link))}\n", style="yellow" if link.at is None else "")
-    if identifiers:
-        text.append(_printable(forms[identifiers[-1]]), style="bold")
+    text.append(_printable(forms[stations[-1]]), style="bold")
     return text
 
 
 def sentence(text: str) -> Text:
     """A line of prose, of which a terminal obeys nothing."""
     return _text(_printable(text))
-
-
-def _along(links: Sequence[Link]) -> list[Identifier]:
-    """The identifiers that a path passes, from its start to its end."""
-    if not links:
-        return []
-    shared = [next(each for each in link.joins if each in after.joins) for link, after in pairwise(links)]
-    start = next(each for each in links[0].joins if each not in shared[:1])
-    end = next(each for each in reversed(links[-1].joins) if each not in (shared or [start])[-1:])
-    return [start, *shared, end]
 
 
 def _evidence(link: Link) -> str:
@@ -89,11 +98,76 @@ def _evidence(link: Link) -> str:
 def _what(entry: Record | Event) -> str:
     if isinstance(entry, Record):
         return "contact" if entry.deleted_at is None else f"contact, deleted {_time(entry.deleted_at)}"
-    if entry.kind is Kind.MERGED:
-        return f"merged: the identity of contact {entry.other_id} into that of contact {entry.primary_id}"
-    if entry.kind is Kind.MENDED:
-        return f"mended: contact {entry.primary_id} is the primary in the place of contact {entry.other_id}"
-    return f"{entry.kind.replace('_', ' ')}: contact {entry.other_id}"
+    what = _WHAT.get(entry.kind, _other)(entry, entry.detail or {})
+    undone = "" if entry.undone_by is None else f" (undone by event {entry.undone_by})"
+    return f"{entry.kind.replace('_', ' ')}: {what}{undone}" if what else f"{entry.kind.replace('_', ' ')}{undone}"
+
+
+def _absorbed(event: Event, _detail: Mapping[str, Any]) -> str:
+    return f"the identity of contact {event.other_id} into that of contact {event.primary_id}"
+
+
+def _mended(event: Event, detail: Mapping[str, Any]) -> str:
+    if event.email is not None or event.phone_key is not None:
+        return f"{_absorbed(event, detail)}, which shared an identifier"
+    return f"contact {event.primary_id} is the primary in the place of contact {event.other_id}"
+
+
+def _divided(_event: Event, detail: Mapping[str, Any]) -> str:
+    parts = f"into {_contacts(detail['parts'])}" if detail.get("parts") else "what it was is not recorded any more"
+    return f"{parts}, which are kept apart" if detail.get("apart") else parts
+
+
+def _blocked(_event: Event, detail: Mapping[str, Any]) -> str:
+    moved, parts = len(detail.get("moved", ())) + len(detail.get("deleted", ())), detail.get("parts") or ()
+    return f"{moved} contacts lost the value; what had it is now {_contacts(parts)}" if parts else ""
+
+
+def _two(event: Event, _detail: Mapping[str, Any]) -> str:
+    return f"contact {event.primary_id} and contact {event.other_id}"
+
+
+def _withheld(event: Event, detail: Mapping[str, Any]) -> str:
+    reason = detail.get("reason", "no reason is recorded any more")
+    if detail.get("moved") or detail.get("deleted"):
+        contacts = [*(moved[0] for moved in detail.get("moved", ())), *detail.get("deleted", ())]
+        return f"{_contacts(contacts)} lost an identifier that another program had given it ({reason})"
+    other = "" if event.other_id is None else f" to contact {event.other_id}"
+    return f"a link from contact {event.primary_id}{other} ({reason})"
+
+
+def _dismissed(event: Event, _detail: Mapping[str, Any]) -> str:
+    return f"the withheld link of event {event.other_id}"
+
+
+def _other(event: Event, _detail: Mapping[str, Any]) -> str:
+    return "" if event.other_id is None else f"contact {event.other_id}"
+
+
+# What each kind of event says besides its name.
+_WHAT: dict[Kind, Callable[[Event, Mapping[str, Any]], str]] = {
+    Kind.MERGED: _absorbed,
+    Kind.MENDED: _mended,
+    Kind.LINKED: _absorbed,
+    Kind.SPLIT: _divided,
+    Kind.KEPT_APART: _two,
+    Kind.RELEASED: _two,
+    Kind.WITHHELD: _withheld,
+    Kind.DISMISSED: _dismissed,
+    Kind.BLOCKED: _blocked,
+}
+
+
+def _decided(event: Event) -> str:
+    """When a steward decided something, who, and why."""
+    by = f", {event.source}" if event.source else ""
+    return f"(event {event.id}, {_time(event.at)} UTC{by}{f': {event.note}' if event.note else ''})"
+
+
+def _contacts(ids: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ids[:_SHOWN]))
+    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    return f"contact{'s' * (len(ids) != 1)} {shown}{more}"
 
 
 def _time(at: datetime) -> str:

@@ -2,21 +2,26 @@
 
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias, TypeVar
 
 from recon.database.transactions import Connection, Database
-from recon.errors import Deleted, NotFound
+from recon.errors import Deleted, Erased, NotFound
+from recon.identities import review
 from recon.identities.turns import Turns
 from recon.rules.clusters import Cluster, Clusters, Contact, Identity, consolidate
-from recon.rules.explanations import explanation, no_link
+from recon.rules.divides import once_together
+from recon.rules.explanations import difference, explanation, stations
+from recon.rules.guards import marks_of
 from recon.rules.identifiers import Identifiers
 from recon.rules.journal import BY_AGE, Event, Record
 from recon.rules.links import Identifier, Link, identifiers_of, links_of, path
 from recon.rules.past import Absence, as_of, position_at
+from recon.rules.review import KeptApart
 from recon.sql import contacts, journal
 from recon.sql.journal import Root
+from recon.sql.review import fetch_withheld
 
 LIMIT, MOST = 100, 1000  # items on a page: the default, and the maximum
 MAX_ID = 2**63 - 1  # of PostgreSQL's bigint
@@ -29,17 +34,21 @@ Fetch: TypeAlias = Callable[[Connection], Awaitable[S]]  # may run more than onc
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """A page of an identity's live contacts and links, both by position.
+    """A page of an identity's live contacts and links, and of what guards keep apart from it, all by position.
 
     Attributes
     ----------
     forms : the text of each identifier of the links; a phone number in the form first seen.
+    kept_apart : the constraints in force, by the positions of their events.
+    withheld : the events of the open withheld links.
     next : the position that the next page comes after; None at the end.
     """
 
     contacts: list[Record]
     links: list[Link]
     forms: dict[Identifier, str]
+    kept_apart: list[KeptApart]
+    withheld: list[Event]
     next: int | None
 
 
@@ -59,20 +68,39 @@ class Why:
     ----------
     path : the links between the two, from the first to the second; None if they are not one person.
     forms : the text of each identifier of the path.
+    stations : the identifiers that the path passes, from its start to its end.
+    kept_apart : the constraints that keep the two apart.
+    withheld : the events of the open withheld links between the two.
     sentence : the same in a sentence.
     """
 
     path: list[Link] | None
     forms: dict[Identifier, str]
+    stations: list[Identifier]
+    kept_apart: list[KeptApart]
+    withheld: list[Event]
     sentence: str
 
 
 @dataclass(frozen=True, slots=True)
+class Review:
+    """A page of the open withheld links, oldest first. `next` is as for Links."""
+
+    entries: list[Event]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Journal:
-    """All contacts of an identity, soft-deleted ones included, and all events about them; both by position."""
+    """All contacts of an identity, soft-deleted ones included, and all events about them; both by position.
+
+    `kept_apart` and `withheld` are as for Links, and only there if they are asked for.
+    """
 
     records: list[Record]
     events: list[Event]
+    kept_apart: list[KeptApart] = field(default_factory=list)
+    withheld: list[Event] = field(default_factory=list)
 
     def live(self) -> list[Record]:
         """The live contacts, oldest first. Raises Deleted if there is none."""
@@ -80,6 +108,17 @@ class _Journal:
         if not live:
             raise Deleted
         return sorted(live, key=BY_AGE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The roots of two identities, with the journal if they are one, and with what keeps them apart if they are two."""
+
+    first: Root | None
+    second: Root | None
+    known: _Journal | None = None
+    kept_apart: list[KeptApart] = field(default_factory=list)
+    withheld: list[Event] = field(default_factory=list)
 
 
 class Lookup:
@@ -114,21 +153,29 @@ class Lookup:
         """The identity that a contact is part of: now, or as it was at a position or a time.
 
         Raises NotFound if no contact has this id, or had it then. Raises Deleted if no contact of the identity is live,
-        or was then.
+        or was then. Raises Erased if the identity was erased, also for a time before that.
         """
-        return await self._of(contact_id, lambda known: _identity(known, contact_id, as_of))
+        if as_of is None:
+            return await self._of(contact_id, _present)
+        at = as_of
+
+        async def widen(connection: Connection, known: _Journal) -> _Journal:
+            return await _with_divided(connection, known, at)
+
+        return await self._of(contact_id, lambda known: _past(known, contact_id, at), widen=widen)
 
     async def links(self, contact_id: int, after: int = 0, limit: int = LIMIT) -> Links:
         """A page of the live contacts and the links of an identity: the first `limit` positions after `after`.
 
-        Raises NotFound if no contact has this id, Deleted if no contact of the identity is live.
+        Raises NotFound if no contact has this id, Deleted if no contact of the identity is live, and Erased if
+        the identity was erased.
         """
-        return await self._of(contact_id, lambda known: _page_of_links(known, after, limit))
+        return await self._of(contact_id, lambda known: _page_of_links(known, after, limit), widen=_with_guarded)
 
     async def history(self, contact_id: int, after: int = 0, limit: int = LIMIT) -> History:
         """A page of the contacts and events of an identity, live or not: the first `limit` after the position `after`.
 
-        Raises NotFound if no contact has this id.
+        Raises NotFound if no contact has this id, Erased if its identity was erased.
         """
 
         def make(known: _Journal) -> History:
@@ -146,28 +193,52 @@ class Lookup:
         contact of its identity is live.
         """
 
-        async def fetch(connection: Connection) -> tuple[Root | None, Root | None, _Journal | None]:
+        async def fetch(connection: Connection) -> _Pair:
             first, second = await _find(connection, start), await _find(connection, end)
-            if first is None or second is None or first.id != second.id:
-                return first, second, None
-            return first, second, await _fetch(connection, first)
+            if first is None or second is None:
+                return _Pair(first, second)
+            if first.id == second.id:
+                return _Pair(first, second, await _fetch(connection, first))
+            constraints = await review.kept_apart_from(connection, first.id, second.id)
+            return _Pair(first, second, None, constraints, await review.withheld_about(connection, first.id, second.id))
 
-        def make(found: tuple[Root | None, Root | None, _Journal | None]) -> Why:
-            first, second = _live(found[0]), _live(found[1])
-            if found[2] is None:
-                return Why(None, {}, no_link(_name(start), _name(end), (first.id, second.id)))
-            return _why(found[2], start, end)
+        def make(found: _Pair) -> Why:
+            first, second = _live(found.first), _live(found.second)
+            if found.known is not None:
+                return _why(found.known, start, end)
+            ends, roots = (_name(start), _name(end)), (first.id, second.id)
+            sentence = difference(ends, roots, [each.event for each in found.kept_apart], found.withheld)
+            return Why(None, {}, [], found.kept_apart, found.withheld, sentence)
 
         return await self._answer([start, end], fetch, make)
 
+    async def withheld(self, after: int = 0, limit: int = LIMIT) -> Review:
+        """A page of the review list, the open withheld links. A page with fewer than `limit` need not be the last."""
+
+        async def fetch(connection: Connection) -> Review:
+            found = await fetch_withheld(connection, after, limit + 1)
+            page, rest = found[:limit], found[limit:]
+            return Review(await review.open_ones(connection, page), page[-1].event.id if rest else None)
+
+        return await self._answer([], fetch, lambda page: page)
+
     async def _of(
-        self, contact_id: int, make: Callable[[_Journal], T], *, after: int | None = None, limit: int | None = None
+        self,
+        contact_id: int,
+        make: Callable[[_Journal], T],
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+        widen: Callable[[Connection, _Journal], Awaitable[_Journal]] | None = None,
     ) -> T:
-        """What `make` makes of the journal of a contact's identity, or of a page of it."""
+        """What `make` makes of the journal of a contact's identity, of a page of it, or of what `widen` makes of it."""
 
         async def fetch(connection: Connection) -> _Journal | None:
             root = await _find(connection, contact_id)
-            return None if root is None else await _fetch(connection, root, after, limit)
+            if root is None:
+                return None
+            known = await _fetch(connection, root, after, limit)
+            return known if widen is None else await widen(connection, known)
 
         def known(found: _Journal | None) -> T:
             if found is None:
@@ -190,15 +261,43 @@ class Lookup:
 
 
 async def _find(connection: Connection, end: End) -> Root | None:
-    """The root of the identity of a contact or an identifier; None if there is no such."""
+    """The root of the identity of a contact or an identifier; None if there is no such. Raises Erased if there was."""
     if isinstance(end, Identifiers):
         return await journal.find_root(connection, email=end.email, phone_key=end.phone_key)
-    return await journal.find_root(connection, contact_id=end) if end <= MAX_ID else None
+    if end > MAX_ID:
+        return None
+    root = await journal.find_root(connection, contact_id=end)
+    if root is None and await journal.is_erased(connection, end):
+        raise Erased
+    return root
 
 
 async def _fetch(connection: Connection, root: Root, after: int | None = None, limit: int | None = None) -> _Journal:
-    records = await journal.fetch_records(connection, root.id, after=after, limit=limit)
-    return _Journal(records, await journal.fetch_events(connection, root.id, after=after, limit=limit))
+    records = await journal.fetch_records(connection, [root.id], after=after, limit=limit)
+    return _Journal(records, await journal.fetch_events(connection, [root.id], after=after, limit=limit))
+
+
+async def _with_guarded(connection: Connection, known: _Journal) -> _Journal:
+    """The journal with what guards keep apart from the identity."""
+    first = known.records[0]
+    root = first.id if first.linked_id is None else first.linked_id
+    marks = {mark for record in known.records if record.deleted_at is None for mark in marks_of(record.apart)}
+    constraints = await review.kept_apart(connection, root, marks)
+    return replace(known, kept_apart=constraints, withheld=await review.withheld_about(connection, root))
+
+
+async def _with_divided(connection: Connection, known: _Journal, at: int | datetime) -> _Journal:
+    """The journal with those of the identities that were one with the known one until a divide, as far as needed."""
+    records = {record.id: record for record in known.records}
+    events = {event.id: event for event in known.events}
+    while True:
+        position = at if isinstance(at, int) else position_at(records.values(), events.values(), at)
+        missing = once_together(list(events.values()), records.keys(), position) - records.keys()
+        roots = list(await journal.find_roots_of(connection, missing)) if missing else []
+        if not roots:  # all are known, or gone
+            return _Journal(list(records.values()), list(events.values()))
+        records |= {record.id: record for record in await journal.fetch_records(connection, roots)}
+        events |= {event.id: event for event in await journal.fetch_events(connection, roots)}
 
 
 def _live(root: Root | None) -> Root:
@@ -209,15 +308,16 @@ def _live(root: Root | None) -> Root:
     return root
 
 
-def _identity(known: _Journal, contact_id: int, at: int | datetime | None) -> Identity:
-    if at is None:
-        live = known.live()
-        rows = [
-            Contact(rank, row.id, row.linked_id, row.email, row.phone_number, row.phone_key)
-            for rank, row in enumerate(live)
-        ]
-        cluster = Cluster(None, rows)
-        return consolidate(cluster.primary, cluster.contacts)
+def _present(known: _Journal) -> Identity:
+    rows = [
+        Contact(rank, row.id, row.linked_id, row.email, row.phone_number, row.phone_key)
+        for rank, row in enumerate(known.live())
+    ]
+    cluster = Cluster(None, rows)
+    return consolidate(cluster.primary, cluster.contacts)
+
+
+def _past(known: _Journal, contact_id: int, at: int | datetime) -> Identity:
     position = at if isinstance(at, int) else position_at(known.records, known.events, at)
     found = as_of(known.records, known.events, contact_id, position)
     if found is Absence.UNKNOWN:
@@ -230,20 +330,31 @@ def _identity(known: _Journal, contact_id: int, at: int | datetime | None) -> Id
 def _page_of_links(known: _Journal, after: int, limit: int) -> Links:
     live = known.live()
     links = links_of(live, known.events)
-    positions = sorted({record.id for record in live}.union(link.id for link in links))
+    found = {record.id for record in live}.union(link.id for link in links)
+    found.update(each.event.id for each in known.kept_apart)
+    found.update(event.id for event in known.withheld)
+    positions = sorted(found)
     rest = positions[bisect_right(positions, after) :]
     page = set(rest[:limit])
     shown = sorted((link for link in links if link.id in page), key=lambda link: link.id)
-    records = sorted((record for record in live if record.id in page), key=lambda record: record.id)
-    return Links(records, shown, _forms(live, shown), rest[limit - 1] if len(rest) > limit else None)
+    return Links(
+        sorted((record for record in live if record.id in page), key=lambda record: record.id),
+        shown,
+        _forms(live, shown),
+        [each for each in known.kept_apart if each.event.id in page],
+        [event for event in known.withheld if event.id in page],
+        rest[limit - 1] if len(rest) > limit else None,
+    )
 
 
 def _why(known: _Journal, start: End, end: End) -> Why:
     """Why two ends that are in one identity are so. Links connect every identity."""
     live = known.live()
-    found = path(links_of(live, known.events), _identifier(live, start), _identifier(live, end)) or []
-    forms = _forms(live, found)
-    return Why(found, forms, explanation(_name(start), _name(end), found, forms))
+    first, last = _identifier(live, start), _identifier(live, end)
+    found = path(links_of(live, known.events), first, last) or []
+    forms, passed = _forms(live, found), stations(found, first, last)
+    notes = {event.id: event.note for event in known.events if event.note}
+    return Why(found, forms, passed, [], [], explanation((_name(start), _name(end)), found, passed, forms, notes))
 
 
 def _identifier(live: Sequence[Record], end: End) -> Identifier:

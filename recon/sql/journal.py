@@ -1,7 +1,7 @@
 """All SQL that reads contacts together with their journal. Each statement is a named constant above its function."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -59,13 +59,32 @@ async def find_root(
     return None if row is None else Root(*row)
 
 
-# All contacts of an identity by position, or a page of them.
+# Whether the identity of a contact was erased.
+IS_ERASED = "SELECT EXISTS (SELECT FROM erased WHERE contact_id = $1::bigint)"
+
+
+async def is_erased(connection: Connection, contact_id: int) -> bool:
+    """Tell whether the identity of this contact was erased."""
+    erased: bool = await connection.fetchval(IS_ERASED, contact_id)
+    return erased
+
+
+# The roots of contacts, wherever they are now.
+FIND_ROOTS_OF = "SELECT DISTINCT coalesce(linked_id, id) FROM contact WHERE id = ANY ($1::bigint[])"
+
+
+async def find_roots_of(connection: Connection, contacts: Iterable[int]) -> set[int]:
+    """The roots of the identities that these contacts are part of now; none for a contact that is gone."""
+    return {row[0] for row in await connection.fetch(FIND_ROOTS_OF, list(contacts))}
+
+
+# All contacts of identities by position, or a page of them.
 FETCH_RECORDS = f"""
 SELECT {RECORD_COLUMNS}
 FROM (
-    SELECT * FROM contact WHERE id = $1::bigint
+    SELECT * FROM contact WHERE id = ANY ($1::bigint[])
     UNION ALL
-    SELECT * FROM contact WHERE linked_id = $1::bigint
+    SELECT * FROM contact WHERE linked_id = ANY ($1::bigint[])
 ) AS member
 WHERE $2::bigint IS NULL OR id > $2::bigint
 ORDER BY id LIMIT $3::bigint
@@ -73,40 +92,42 @@ ORDER BY id LIMIT $3::bigint
 
 
 async def fetch_records(
-    connection: Connection, root: int, *, after: int | None = None, limit: int | None = None
+    connection: Connection, roots: Sequence[int], *, after: int | None = None, limit: int | None = None
 ) -> list[Record]:
-    """The contacts of the identity with this root, soft-deleted ones included, by position.
+    """The contacts of the identities with these roots, soft-deleted ones included, by position.
 
     With `after` and `limit`, only the first `limit` contacts after that position.
     """
-    return [Record(*row) for row in await connection.fetch(FETCH_RECORDS, root, after, limit)]
+    return [Record(*row) for row in await connection.fetch(FETCH_RECORDS, roots, after, limit)]
 
 
-# All events that name a contact of an identity, by position, or a page of them. Two walks, since one along both indexes
-# (OR) would be a bitmap scan. Most events are found by both; UNION would ask for their order, and so for a walk along
-# the whole of the primary key's index in a small journal.
+# All events that name a contact of identities, by position, or a page of them. Several walks, since one along all
+# indexes (OR) would be a bitmap scan. Most events are found twice; UNION would ask for their order, and so for a walk
+# along the whole of the primary key's index in a small journal.
 FETCH_EVENTS = f"""
 WITH member AS MATERIALIZED (
-    SELECT $1::bigint AS id UNION ALL SELECT id FROM contact WHERE linked_id = $1::bigint
+    SELECT unnest($1::bigint[]) AS id UNION ALL SELECT id FROM contact WHERE linked_id = ANY ($1::bigint[])
 )
 SELECT {EVENT_COLUMNS} FROM event
 WHERE id = ANY (ARRAY(
     SELECT id FROM event WHERE primary_id = ANY (ARRAY(SELECT id FROM member))
     UNION ALL
     SELECT id FROM event WHERE other_id = ANY (ARRAY(SELECT id FROM member))
+    UNION ALL
+    SELECT event_id FROM event_contact WHERE contact_id = ANY (ARRAY(SELECT id FROM member))
 )) AND ($2::bigint IS NULL OR id > $2::bigint)
 ORDER BY id LIMIT $3::bigint
 """
 
 
 async def fetch_events(
-    connection: Connection, root: int, *, after: int | None = None, limit: int | None = None
+    connection: Connection, roots: Sequence[int], *, after: int | None = None, limit: int | None = None
 ) -> list[Event]:
-    """The events about any contact of the identity with this root, by position.
+    """The events about any contact of the identities with these roots, by position.
 
     With `after` and `limit`, only the first `limit` events after that position.
     """
-    rows = await connection.fetch(FETCH_EVENTS, root, after, limit)
+    rows = await connection.fetch(FETCH_EVENTS, roots, after, limit)
     return [event_of(row) for row in rows]
 
 

@@ -136,7 +136,7 @@ async def test_history(asked: Client, database_url: str) -> None:
     history = await _got(asked, "/identities/2/history")
 
     assert all(datetime.fromisoformat(entry.pop("at")).tzinfo for entry in history["entries"])
-    nothing = {"source": None, "primaryContactId": None, "otherContactId": None, "detail": None}
+    nothing = {"source": None, "note": None, "primaryContactId": None, "otherContactId": None, "detail": None}
     merged = {"email": GEORGE["email"], "phoneNumber": "717171", "primaryContactId": 1, "otherContactId": 2}
     edited = {"email": None, "phoneNumber": None, "primaryContactId": 1, "otherContactId": 2}
     assert history == {

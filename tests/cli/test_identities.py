@@ -206,6 +206,6 @@ def test_a_link_that_nothing_explains() -> None:
     one, other = Identifier("email", "a"), Identifier("email", "b")
     link = Link(LinkKind.UNEXPLAINED, 7, (one, other), None, None)
 
-    assert terminal.chain([link], {one: "a", other: "b"}).plain == (
+    assert terminal.chain([link], [one, other], {one: "a", other: "b"}).plain == (
         "a\n  │  unexplained:7: nothing recorded explains this link\nb"
     )

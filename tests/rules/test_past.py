@@ -271,7 +271,11 @@ def test_a_link_after_a_split_is_undone() -> None:
 
 def test_a_block_is_undone() -> None:
     """The value comes back, in the text that each contact had; a contact that had nothing else lives again."""
-    records = [contact(1, "a", None), contact(2, "b", None), contact(3, None, "+1", 1, deleted=True)]
+    records = [
+        contact(1, "a", None),
+        contact(2, "b", None),
+        replace(contact(3, None, "+1", 1, deleted=True), phone_key="1"),
+    ]
     detail = {
         "moved": [[1, "phoneNumber", None, "+1"], [2, "phoneNumber", None, None]],
         "deleted": [3],

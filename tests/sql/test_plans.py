@@ -12,7 +12,7 @@ import pytest
 from recon.database.definitions import SCHEMA
 from recon.database.transactions import SESSION
 from recon.sql import contacts as sql
-from recon.sql import guards, journal
+from recon.sql import guards, journal, review
 from tests.harness.databases import execute
 
 SEED = """
@@ -27,8 +27,14 @@ INSERT INTO event (id, kind, primary_id, other_id, email, phone_number, phone_ke
 SELECT {rows} + n, 'merged', n, n + 1, 'e' || n || '@example.org', n::text, n::text
 FROM generate_series(1, {rows}, 10) AS n
 """
+# A withheld link for every tenth contact, open.
+WITHHELD = """
+INSERT INTO event (id, kind, primary_id, other_id, email, phone_number, phone_key, detail)
+SELECT 2 * {rows} + n, 'withheld', n, n + 1, 'e' || n || '@example.org', n::text, n::text, '{{"reason": "limit"}}'
+FROM generate_series(2, {rows}, 10) AS n
+"""
 BATCH = 64
-_TABLES = {"contact", "event", "blocked", "setting"}
+INDEXED = {"contact", "event", "event_contact", "erased", "blocked", "setting"}
 
 _ASKED = [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]
 STATEMENTS: dict[str, tuple[str, list[Any]]] = {
@@ -63,10 +69,17 @@ STATEMENTS |= {
     "find root by id": (journal.FIND_ROOT, [5, None, None]),
     "find root by email": (journal.FIND_ROOT, [None, "e5@example.org", None]),
     "find root by phone": (journal.FIND_ROOT, [None, None, "5"]),
-    "fetch records": (journal.FETCH_RECORDS, [4, None, None]),
-    "fetch a page of records": (journal.FETCH_RECORDS, [4, 4, 100]),
-    "fetch events": (journal.FETCH_EVENTS, [4, None, None]),
-    "fetch a page of events": (journal.FETCH_EVENTS, [4, 4, 100]),
+    "fetch records": (journal.FETCH_RECORDS, [[4], None, None]),
+    "fetch a page of records": (journal.FETCH_RECORDS, [[4], 4, 100]),
+    "fetch events": (journal.FETCH_EVENTS, [[4], None, None]),
+    "fetch a page of events": (journal.FETCH_EVENTS, [[4], 4, 100]),
+    "is erased": (journal.IS_ERASED, [4]),
+    "find roots of": (journal.FIND_ROOTS_OF, [[*range(BATCH)]]),
+    "facts": (review.FETCH_FACTS, [[4, 9, 14]]),
+    "constraints": (review.FETCH_CONSTRAINTS, [[4, 9, 14]]),
+    "later parts": (review.FETCH_LATER_PARTS, [[4, 9, 14], 4]),
+    "withheld": (review.FETCH_WITHHELD, [0, 100]),
+    "withheld about": (review.FETCH_WITHHELD_ABOUT, [4]),
 }
 STATEMENTS["change and record"] = (sql.CHANGE_AND_RECORD, [*STATEMENTS["change"][1], _NEW, *_MERGES])
 
@@ -86,12 +99,17 @@ def table_url(request: pytest.FixtureRequest, shared_database_url: str) -> str:
             shared_database_url,
             "ALTER TABLE contact SET (autovacuum_enabled = off)",
             "ALTER TABLE event SET (autovacuum_enabled = off)",
+            "ALTER TABLE event_contact SET (autovacuum_enabled = off)",
+            "ALTER TABLE erased SET (autovacuum_enabled = off)",
             SEED.format(rows=rows),
             JOURNAL.format(rows=rows),
+            WITHHELD.format(rows=rows),
+            f"INSERT INTO event_contact SELECT n, {rows} + n FROM generate_series(1, {rows}, 10) AS n",
+            f"INSERT INTO erased SELECT {rows} + n, n FROM generate_series(1, {rows}) AS n",
         )
     )
     if analysed:
-        asyncio.run(execute(shared_database_url, "ANALYZE contact", "ANALYZE event"))
+        asyncio.run(execute(shared_database_url, "ANALYZE contact, event, event_contact, erased"))
     return shared_database_url
 
 
@@ -113,14 +131,20 @@ MILLION = [
     SELECT 'large-' || n, '1', 1, 'secondary' FROM generate_series(2, 10000) AS n""",
     """INSERT INTO event (id, kind, primary_id, other_id)
     SELECT 20000 + n, 'deleted', 20000 + n, 20000 + n FROM generate_series(1, 990000) AS n""",
+    """INSERT INTO event (id, kind, email, phone_number, phone_key, detail)
+    SELECT 3000000 + n, 'withheld', 'e' || n, n, n, '{"reason": "limit"}' FROM generate_series(1, 10000) AS n""",
+    """INSERT INTO event_contact (contact_id, event_id)
+    SELECT 20000 + n, 20000 + n FROM generate_series(1, 100000) AS n""",
     """INSERT INTO event (id, kind, primary_id, other_id)
     SELECT 2000000 + n, 'deleted', 1, n FROM generate_series(1, 10000) AS n""",
 ]
 OF_LARGE = {
-    "links": (journal.FETCH_EVENTS, [1, None, None], 10_000),
-    "why": (journal.FETCH_RECORDS, [1, None, None], 10_000),
-    "a page of events": (journal.FETCH_EVENTS, [1, 2_005_000, 100], 100),
-    "a page of records": (journal.FETCH_RECORDS, [1, 5_000, 100], 100),
+    "links": (journal.FETCH_EVENTS, [[1], None, None], 10_000),
+    "why": (journal.FETCH_RECORDS, [[1], None, None], 10_000),
+    "withheld": (review.FETCH_WITHHELD_ABOUT, [1], 1),  # that of phone number 1
+    "facts": (review.FETCH_FACTS, [[1]], 1),
+    "a page of events": (journal.FETCH_EVENTS, [[1], 2_005_000, 100], 100),
+    "a page of records": (journal.FETCH_RECORDS, [[1], 5_000, 100], 100),
 }
 
 
@@ -153,7 +177,7 @@ async def _plan(statement: str, arguments: list[Any], url: str) -> dict[str, Any
 
 def _require_index_walks(plan: dict[str, Any]) -> None:
     scans = [
-        node for node in _nodes(plan) if node.get("Relation Name") in _TABLES and node["Node Type"] != "ModifyTable"
+        node for node in _nodes(plan) if node.get("Relation Name") in INDEXED and node["Node Type"] != "ModifyTable"
     ]
     assert scans
     assert {node["Node Type"] for node in scans} <= {"Index Scan", "Index Only Scan"}
