@@ -162,7 +162,7 @@ class Lookup:
         async def widen(connection: Connection, known: _Journal) -> _Journal:
             return await _with_divided(connection, known, at)
 
-        return await self._of(contact_id, lambda known: _past(known, contact_id, at), widen=widen)
+        return await self._of(contact_id, lambda known: _past(known, contact_id, at), widen=widen, is_past=True)
 
     async def links(self, contact_id: int, after: int = 0, limit: int = LIMIT) -> Links:
         """A page of the live contacts and the links of an identity: the first `limit` positions after `after`.
@@ -230,6 +230,7 @@ class Lookup:
         after: int | None = None,
         limit: int | None = None,
         widen: Callable[[Connection, _Journal], Awaitable[_Journal]] | None = None,
+        is_past: bool = False,
     ) -> T:
         """What `make` makes of the journal of a contact's identity, of a page of it, or of what `widen` makes of it."""
 
@@ -245,14 +246,20 @@ class Lookup:
                 raise NotFound
             return make(found)
 
-        return await self._answer([contact_id], fetch, known)
+        return await self._answer([contact_id], fetch, known, is_past=is_past)
 
-    async def _answer(self, ends: Sequence[End], fetch: Fetch[S], make: Callable[[S], T]) -> T:
-        """What `make` makes of what `fetch` reads in one snapshot, in a turn for the size of the identities."""
+    async def _answer(
+        self, ends: Sequence[End], fetch: Fetch[S], make: Callable[[S], T], *, is_past: bool = False
+    ) -> T:
+        """What `make` makes of what `fetch` reads in one snapshot, in a turn for the size of the identities.
+
+        The past of a divided identity counts as large: it may take the contacts of all that it was divided into.
+        """
 
         async def is_large(connection: Connection) -> bool:
-            roots = [await _find(connection, end) for end in ends]
-            return any(root.is_large for root in roots if root is not None)
+            found = [await _find(connection, end) for end in ends]
+            roots = [root for root in found if root is not None]
+            return any([root.is_large or (is_past and await journal.is_divided(connection, root.id)) for root in roots])
 
         async with self._turns.small():
             large = await self._database.reading("find identity", is_large)

@@ -1,11 +1,11 @@
 """What guards keep apart: from whom an identity is kept apart, and which withheld links are open."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from recon.database.transactions import Connection
 from recon.rules.guards import Mark, opposed
 from recon.rules.journal import Event
-from recon.rules.review import KeptApart, constraints, is_open
+from recon.rules.review import Facts, KeptApart, constraints, is_open
 from recon.sql import journal
 from recon.sql import review as sql
 from recon.sql.review import Withheld
@@ -49,21 +49,31 @@ async def withheld_about(connection: Connection, root: int, other: int | None = 
 
 async def open_ones(connection: Connection, withheld: Sequence[Withheld]) -> list[Event]:
     """The events of those withheld links that a guard would withhold still."""
-    if not withheld:  # nearly always
+    between_two = [each for each in withheld if _is_between_two(each)]
+    if not between_two:  # nearly always
         return []
-    roots = {root for each in withheld for root in (each.email_root, each.phone_root) if root is not None}
+    roots = {root for each in between_two for root in (each.email_root, each.phone_root) if root is not None}
     facts = await sql.fetch_facts(connection, roots)
     limits = await sql.fetch_limits(connection)
     return [
-        event
-        for event, email_root, phone_root in withheld
-        if is_open(
-            event,
-            None if email_root is None else facts.get(email_root),
-            None if phone_root is None else facts.get(phone_root),
-            limits,
-        )
+        each.event
+        for each in between_two
+        if is_open(each.event, _of(facts, each.email_root), _of(facts, each.phone_root), limits)
     ]
+
+
+def _of(facts: Mapping[int, Facts], root: int | None) -> Facts | None:
+    return None if root is None else facts[root]
+
+
+def _is_between_two(withheld: Withheld) -> bool:
+    """Tell whether it has an email and a phone number (erasure takes them), neither blocked, and not of one identity.
+
+    An event that records what a guard took away from a row of another program is no link.
+    """
+    event, email_root, phone_root, is_blocked = withheld
+    is_link = event.email is not None and event.phone_key is not None and "moved" not in (event.detail or {})
+    return is_link and not is_blocked and (email_root is None or email_root != phone_root)
 
 
 def _parts(event: Event) -> Sequence[int]:

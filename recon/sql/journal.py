@@ -69,6 +69,22 @@ async def is_erased(connection: Connection, contact_id: int) -> bool:
     return erased
 
 
+# Whether a correction divided an identity, ever.
+IS_DIVIDED = """
+SELECT EXISTS (
+    SELECT FROM event_contact WHERE contact_id = ANY (ARRAY(
+        SELECT $1::bigint UNION ALL SELECT id FROM contact WHERE linked_id = $1::bigint
+    ))
+)
+"""
+
+
+async def is_divided(connection: Connection, root: int) -> bool:
+    """Tell whether the identity with this root was divided, so that its past may take more than its own contacts."""
+    divided: bool = await connection.fetchval(IS_DIVIDED, root)
+    return divided
+
+
 # The roots of contacts, wherever they are now.
 FIND_ROOTS_OF = "SELECT DISTINCT coalesce(linked_id, id) FROM contact WHERE id = ANY ($1::bigint[])"
 

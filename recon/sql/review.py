@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from recon.database.transactions import Connection
 from recon.rules.guards import Mark
@@ -82,30 +82,36 @@ async def fetch_later_parts(connection: Connection, roots: Collection[int], afte
 
 
 class Withheld(NamedTuple):
-    """A withheld link that no steward dismissed, and the roots of the identities with its identifiers now."""
+    """A withheld link that no steward dismissed.
+
+    Attributes
+    ----------
+    email_root, phone_root : the roots of the identities that have its identifiers now.
+    is_blocked : whether one of the two was blocked since.
+    """
 
     event: Event
     email_root: int | None
     phone_root: int | None
+    is_blocked: bool
 
 
-# Withheld links of which neither value was blocked since, and which are not in one identity now.
 _ROOT_OF = "SELECT coalesce(linked_id, id) FROM contact WHERE deleted_at IS NULL AND {} LIMIT 1"
+_BLOCKED = "SELECT true FROM blocked WHERE blocked.kind = '{}' AND key = {}"
 _WITHHELD = f"""
-SELECT {EVENT_COLUMNS}, email_root, phone_root
-FROM (
-    SELECT *, ({_ROOT_OF.format("contact.email = event.email")}) AS email_root,
-        ({_ROOT_OF.format("contact.phone_key = event.phone_key")}) AS phone_root
-    FROM event
-    WHERE kind = 'withheld' AND undone_by IS NULL AND {{}}
-) AS withheld
-WHERE email IS NOT NULL AND phone_key IS NOT NULL AND NOT coalesce(detail ? 'moved', false)
-    AND (email_root IS DISTINCT FROM phone_root OR email_root IS NULL)
-    AND NOT EXISTS (SELECT FROM blocked WHERE kind = 'email' AND key = withheld.email)
-    AND NOT EXISTS (SELECT FROM blocked WHERE kind = 'phoneNumber' AND key = withheld.phone_key)
+SELECT {EVENT_COLUMNS}, ({_ROOT_OF.format("contact.email = event.email")}),
+    ({_ROOT_OF.format("contact.phone_key = event.phone_key")}),
+    coalesce(
+        ({_BLOCKED.format("email", "event.email")}), ({_BLOCKED.format("phoneNumber", "event.phone_key")}), false
+    )
+FROM event
+WHERE {{}}
 ORDER BY id
 """
-FETCH_WITHHELD = _WITHHELD.format("id > $1::bigint") + "LIMIT $2::bigint"
+# The index of open ones names ids above 0 in its condition, so that no other statement takes to reading it.
+FETCH_WITHHELD = (
+    _WITHHELD.format("kind = 'withheld' AND undone_by IS NULL AND id > 0 AND id > $1::bigint") + "LIMIT $2::bigint"
+)
 
 
 async def fetch_withheld(connection: Connection, after: int, limit: int) -> list[Withheld]:
@@ -121,11 +127,8 @@ WITH member AS MATERIALIZED (
     SELECT email, phone_key FROM contact WHERE linked_id = $1::bigint AND deleted_at IS NULL
 )
 """
-# One walk for each value: a walk for all would read the whole index when it is believed to be small.
 _NAMING = """
-SELECT found.id FROM (SELECT DISTINCT {0} FROM member WHERE {0} IS NOT NULL) AS given, LATERAL (
-    SELECT id FROM event WHERE kind = 'withheld' AND undone_by IS NULL AND event.{0} = given.{0} OFFSET 0
-) AS found
+SELECT id FROM event WHERE kind = 'withheld' AND undone_by IS NULL AND {0} = ANY (ARRAY(SELECT {0} FROM member))
 """
 FETCH_WITHHELD_ABOUT = _MEMBER + _WITHHELD.format(
     f"id = ANY (ARRAY({_NAMING.format('email')} UNION ALL {_NAMING.format('phone_key')}))"
@@ -137,6 +140,6 @@ async def fetch_withheld_about(connection: Connection, root: int) -> list[Withhe
     return [_withheld(row) for row in await connection.fetch(FETCH_WITHHELD_ABOUT, root)]
 
 
-def _withheld(row: Iterable[object]) -> Withheld:
-    *event, email_root, phone_root = row
-    return Withheld(event_of(event), email_root, phone_root)  # type: ignore[arg-type]  # bigints
+def _withheld(row: Iterable[Any]) -> Withheld:
+    values = list(row)
+    return Withheld(event_of(values[:-3]), *values[-3:])

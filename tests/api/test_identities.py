@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestClient
 from recon.keys import new_key
 from tests.harness.databases import execute
 from tests.harness.processes import MakeClient
+from tests.harness.steward import NOTE, erase, split_george_and_biff, withhold
 
 Client = TestClient[Any, Any]
 GEORGE = {"email": "george@hillvalley.edu", "phoneNumber": "919191"}
@@ -186,6 +187,56 @@ async def test_why_not(asked: Client) -> None:
     assert (await _problem(unknown, 404))["type"] == "urn:recon:not-found"
 
 
+async def test_what_is_kept_apart(asked: Client, database_url: str) -> None:
+    """Links, why and the review list say from whom an identity is kept apart, and which links were withheld."""
+    await split_george_and_biff(database_url)
+    await withhold(database_url, 6, ("george@hillvalley.edu", "717171"), "kept-apart", (1, 2))
+
+    links = await _got(asked, "/identities/1/links")
+    why = await (await asked.post("/why", json={"from": {"contactId": 1}, "to": {"contactId": 4}})).json()
+    review = await _got(asked, "/withheld")
+
+    withheld = {
+        "eventId": 6,
+        "reason": "kept-apart",
+        "email": "george@hillvalley.edu",
+        "phoneNumber": "717171",
+        "contactId": 1,
+        "otherContactId": 2,
+        "source": "shop",
+    }
+    kept = {"eventId": 5, "source": "desk", "note": NOTE}
+    for found in (*links["withheld"], *links["keptApart"], *why["withheld"], *why["keptApart"], *review["withheld"]):
+        assert datetime.fromisoformat(found.pop("at")).tzinfo
+    assert links["keptApart"] == [kept | {"contactIds": [2]}]
+    assert why["keptApart"] == [kept | {"contactIds": [1, 2]}]
+    assert links["withheld"] == why["withheld"] == review["withheld"] == [withheld]
+    assert (why["same"], why["path"], review["next"]) == (False, None, None)
+    assert f"(event 5): {NOTE}; recon withheld a link between" in why["sentence"]
+
+
+async def test_the_history_of_a_divided_identity(asked: Client, database_url: str) -> None:
+    """The event of the split has its note and its detail, on both sides."""
+    await split_george_and_biff(database_url)
+
+    for contact_id in (1, 2):
+        split = (await _got(asked, f"/identities/{contact_id}/history"))["entries"][-1]
+        assert (split["position"], split["kind"], split["source"], split["note"]) == (5, "split", "desk", NOTE)
+        assert split["detail"]["parts"] == [1, 2]
+
+
+async def test_an_erased_identity(asked: Client, database_url: str) -> None:
+    """It is a 410 in every answer, also for a time before the erasure."""
+    await asked.post("/identify", json={"email": "marty@hillvalley.edu"})
+    await erase(database_url, 4)
+
+    gone = [await asked.get(f"/identities/4{path}") for path in ("", "?asOf=4", "?asOf=1", "/links", "/history")]
+    gone.append(await asked.post("/why", json={"from": {"contactId": 4}, "to": {"contactId": 2}}))
+
+    for response in gone:
+        assert (await _problem(response, 410))["type"] == "urn:recon:erased"
+
+
 @pytest.mark.parametrize("path", ["", "/links", "/history"])
 async def test_no_such_contact(path: str, asked: Client) -> None:
     """An id that no contact ever had is a 404, also that of an event."""
@@ -234,6 +285,8 @@ async def test_a_deleted_identity(asked: Client, database_url: str) -> None:
         "/identities/1/links?limit=1001",
         "/identities/1/links?limit=ten",
         "/identities/1/history?after=-1",
+        "/withheld?limit=0",
+        "/withheld?asOf=1",
         "/identities/1/history?after=",
         "/identities/1/history?after=1&limit=1&page=2",
     ],
@@ -292,7 +345,7 @@ async def test_keys_with_the_scope_read(make_client: MakeClient) -> None:
     may, may_not = {"Authorization": f"Bearer {desk}"}, {"Authorization": f"Bearer {shop}"}
     assert (await client.post("/identify", json=GEORGE, headers=may_not)).status == 200
 
-    for path in ("/identities/1", "/identities/1/links", "/identities/1/history"):
+    for path in ("/identities/1", "/identities/1/links", "/identities/1/history", "/withheld"):
         assert (await client.get(path, headers=may)).status == 200
         await _problem(await client.get(path, headers=may_not), 403)
         await _problem(await client.get(path), 401)

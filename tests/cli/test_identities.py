@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,9 +15,20 @@ from tests.harness import ROOT
 from tests.harness.chronicle import entry
 from tests.harness.databases import execute
 from tests.harness.processes import MakeClient, recon
+from tests.harness.steward import NOTE, split_george_and_biff, withhold
 
 GEORGE, BIFF = "george@hillvalley.edu", "biffsucks@hillvalley.edu"
 REQUESTS = [(GEORGE, "919191"), (BIFF, "717171"), (GEORGE, "717171"), ("doc@hillvalley.edu", "2")]
+
+
+EVENT = 5  # of the split in the story
+
+
+async def _split_on(url: str) -> None:
+    """Split George and Biff, and let a request ask for both: Doc is contact 4 in the story, so he goes first."""
+    await execute(url, "DELETE FROM contact WHERE id = 4")
+    await split_george_and_biff(url)
+    await withhold(url, EVENT + 1, (GEORGE, "717171"), "kept-apart", (1, 2))
 
 
 @pytest.fixture
@@ -199,6 +211,70 @@ def test_a_terminal_obeys_nothing_of_a_value() -> None:
     assert "\ufffd[bold]" in captured.get()
     assert "mended: contact 1 is the primary in the place of contact 3" in captured.get()
     assert "edited: contact 1" in captured.get()
+
+
+async def test_what_is_kept_apart(story: str) -> None:
+    """`recon show` says from whom an identity is kept apart, `recon withheld` lists the review list."""
+    await _split_on(story)
+
+    shown, listed = ask(story, "show", GEORGE), ask(story, "withheld")
+    document = json.loads(ask(story, "withheld", "--json").stdout)
+
+    assert f"kept apart from contact 2 (event {EVENT}, " in shown.stdout
+    assert f"desk: {NOTE})" in shown.stdout
+    assert "kept-apart" in shown.stdout
+    assert [part in listed.stdout for part in ("kept-apart", GEORGE, "717171")] == [True] * 3
+    assert [each["eventId"] for each in document["withheld"]] == [EVENT + 1]
+    assert "a steward (desk) keeps them apart since" in ask(story, "why", GEORGE, BIFF).stdout
+
+
+async def test_the_history_of_a_split(story: str) -> None:
+    """It is told in words, with who did it and why."""
+    await _split_on(story)
+
+    for who in (GEORGE, BIFF):
+        told = ask(story, "history", who).stdout
+        assert "split: into contacts 1, 2, which are kept apart" in told
+        assert NOTE in told
+
+
+async def test_an_identity_that_was_erased(story: str) -> None:
+    """An id of an erased identity says so, unless the number is a phone number, too."""
+    await execute(story, "INSERT INTO erased VALUES (77, 78), (919191, 78)")
+
+    for command in (["show", "77"], ["history", "id:77"], ["why", GEORGE, "77"]):
+        done = ask(story, *command)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", "recon: The identity was erased.\n")
+    assert GEORGE in ask(story, "show", "919191").stdout
+
+
+def test_every_kind_of_event_is_told_in_words() -> None:
+    """What happened, to which contacts, and whether it was undone."""
+    divided = {"parts": [1, 5], "apart": True, "moved": [[2, "email", 5, None]], "deleted": [3]}
+    told = {
+        (Kind.MERGED, None): "merged: the identity of contact 7 into that of contact 1",
+        (Kind.LINKED, None): "linked: the identity of contact 7 into that of contact 1",
+        (Kind.SPLIT, "divided"): "split: into contacts 1, 5, which are kept apart",
+        (Kind.SPLIT, None): "split: what it was is not recorded any more",
+        (Kind.KEPT_APART, None): "kept apart: contact 1 and contact 7",
+        (Kind.RELEASED, None): "released: contact 1 and contact 7",
+        (Kind.WITHHELD, "limit"): "withheld: a link from contact 1 to contact 7 (limit)",
+        (Kind.WITHHELD, "divided"): "withheld: contacts 2, 3 lost an identifier",
+        (Kind.DISMISSED, None): "dismissed: the withheld link of event 7",
+        (Kind.BLOCKED, "divided"): "blocked: 2 contacts lost the value; what had it is now contacts 1, 5",
+        (Kind.UNBLOCKED, None): "unblocked",
+        (Kind.DELETED, None): "deleted: contact 7",
+    }
+    details = {None: None, "divided": divided, "limit": {"reason": "limit"}}
+    events = [entry(9, kind, 1, 7, detail=details[detail]) for kind, detail in told]
+
+    with (writer := terminal.console()).capture() as captured:
+        for event in events:
+            writer.print(terminal.history([replace(event, undone_by=31)]))
+
+    for words in told.values():
+        assert words in captured.get()
+    assert captured.get().count("(undone by event 31)") == len(events)
 
 
 def test_a_link_that_nothing_explains() -> None:

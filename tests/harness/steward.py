@@ -51,9 +51,10 @@ async def split_george_and_biff(url: str) -> None:
 
 
 async def withhold(
-    url: str, event_id: int, email: str, phone: str, reason: str, contacts: tuple[int, int | None]
+    url: str, event_id: int, said: tuple[str, str], reason: str, contacts: tuple[int, int | None]
 ) -> None:
     """A request of the shop with this email and phone number met a guard."""
+    email, phone = said
     await execute(
         url,
         *event(

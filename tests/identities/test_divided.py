@@ -46,7 +46,7 @@ BOTH = Identity(1, ["george", "biff"], ["919191", "717171"], [2])
 
 
 async def test_before_a_split(lookup: Lookup) -> None:
-    """From either side, the identity before the split is shown whole, and each side after it; contact 4 came with it."""
+    """From either side, the identity before the split is shown whole, and without contact 4, which came with it."""
     assert await lookup.show(1) == await lookup.show(1, 5) == GEORGE
     assert await lookup.show(4) == await lookup.show(4, 5) == BIFF
     assert await lookup.show(1, 4) == await lookup.show(2, 3) == BOTH
@@ -169,7 +169,7 @@ async def test_why_two_are_kept_apart(lookup: Lookup) -> None:
 
 async def test_a_link_that_is_withheld_because_two_are_kept_apart(lookup: Lookup, database_url: str) -> None:
     """It is open for both sides, in the review list and in why, until the constraint is lifted."""
-    await withhold(database_url, 6, "george", "717171", "kept-apart", (1, 2))
+    await withhold(database_url, 6, ("george", "717171"), "kept-apart", (1, 2))
 
     for contact_id in (1, 2, 4):
         assert _ids((await lookup.links(contact_id)).withheld) == [6]
@@ -184,7 +184,7 @@ async def test_a_link_that_is_withheld_because_two_are_kept_apart(lookup: Lookup
 
 async def test_a_link_that_is_withheld_because_of_a_limit(lookup: Lookup, database_url: str) -> None:
     """It is open while the phone number would be too many: not with a higher limit, and not if it is there."""
-    await withhold(database_url, 6, "biff", "555", "limit", (2, None))
+    await withhold(database_url, 6, ("biff", "555"), "limit", (2, None))
     await execute(database_url, "UPDATE setting SET max_phones = 2")
     assert _ids((await lookup.links(2)).withheld) == _ids((await lookup.withheld()).entries) == [6]
     assert (await lookup.links(1)).withheld == []
@@ -213,7 +213,7 @@ def _contact_of_biff(phone: str) -> list[str]:
 )
 async def test_a_withheld_link_is_closed(closing: str, lookup: Lookup, database_url: str) -> None:
     """A steward dismissed it, or one of the two values was blocked or erased."""
-    await withhold(database_url, 6, "george", "717171", "kept-apart", (1, 2))
+    await withhold(database_url, 6, ("george", "717171"), "kept-apart", (1, 2))
     await execute(database_url, closing)
 
     assert (await lookup.links(1)).withheld == (await lookup.withheld()).entries == []
@@ -223,7 +223,7 @@ async def test_pages_of_the_review_list_add_up(lookup: Lookup, database_url: str
     """A page may have fewer than it could, when some are closed."""
     await execute(database_url, "UPDATE setting SET max_phones = 2")
     for number in range(6, 12):
-        await withhold(database_url, number, "biff", f"{number}", "limit", (2, None))
+        await withhold(database_url, number, ("biff", f"{number}"), "limit", (2, None))
     await execute(database_url, "UPDATE event SET undone_by = 12 WHERE id = 8")
 
     found, after = [], 0

@@ -30,7 +30,7 @@ FROM generate_series(1, {rows}, 10) AS n
 # A withheld link for every tenth contact, open.
 WITHHELD = """
 INSERT INTO event (id, kind, primary_id, other_id, email, phone_number, phone_key, detail)
-SELECT 2 * {rows} + n, 'withheld', n, n + 1, 'e' || n || '@example.org', n::text, n::text, '{{"reason": "limit"}}'
+SELECT 2 * {rows} + n, 'withheld', n, n + 1, 'e' || n || '@example.org', n + 1, n + 1, '{{"reason": "limit"}}'
 FROM generate_series(2, {rows}, 10) AS n
 """
 BATCH = 64
@@ -73,6 +73,7 @@ STATEMENTS |= {
     "fetch a page of records": (journal.FETCH_RECORDS, [[4], 4, 100]),
     "fetch events": (journal.FETCH_EVENTS, [[4], None, None]),
     "fetch a page of events": (journal.FETCH_EVENTS, [[4], 4, 100]),
+    "is divided": (journal.IS_DIVIDED, [4]),
     "is erased": (journal.IS_ERASED, [4]),
     "find roots of": (journal.FIND_ROOTS_OF, [[*range(BATCH)]]),
     "facts": (review.FETCH_FACTS, [[4, 9, 14]]),
