@@ -280,8 +280,8 @@ async def _find(connection: Connection, end: End) -> Root | None:
 
 
 async def _fetch(connection: Connection, root: Root, after: int | None = None, limit: int | None = None) -> _Journal:
-    records = await journal.fetch_records(connection, [root.id], after=after, limit=limit)
-    return _Journal(records, await journal.fetch_events(connection, [root.id], after=after, limit=limit))
+    records = await journal.fetch_records(connection, root.id, after=after, limit=limit)
+    return _Journal(records, await journal.fetch_events(connection, root.id, after=after, limit=limit))
 
 
 async def _with_guarded(connection: Connection, known: _Journal) -> _Journal:
@@ -303,8 +303,8 @@ async def _with_divided(connection: Connection, known: _Journal, at: int | datet
         roots = list(await journal.find_roots_of(connection, missing)) if missing else []
         if not roots:  # all are known, or gone
             return _Journal(list(records.values()), list(events.values()))
-        records |= {record.id: record for record in await journal.fetch_records(connection, roots)}
-        events |= {event.id: event for event in await journal.fetch_events(connection, roots)}
+        records |= {record.id: record for record in await journal.fetch_records(connection, *roots)}
+        events |= {event.id: event for event in await journal.fetch_events(connection, *roots)}
 
 
 def _live(root: Root | None) -> Root:

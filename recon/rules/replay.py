@@ -7,7 +7,7 @@ from datetime import datetime
 from math import inf
 from typing import NamedTuple
 
-from recon.rules.divides import created_by, is_divide, losses_of, parts_of
+from recon.rules.divides import Part, created_by, is_divide, losses_of, parts_of
 from recon.rules.journal import Event, Kind, Record
 from recon.rules.links import Identifier, identifiers_of
 
@@ -187,9 +187,19 @@ class Replay:
             self._divided[contact_id] = event.id
             if contact_id in origins and contact_id not in root_before:
                 origin = origins[contact_id]
-                self._bond(event.id, root_before.get(origin, origin), contact_id)
+                self._bond(event.id, self._joined(contact_id, root_before.get(origin, origin), parts), contact_id)
             if contact_id in self._records:
                 self._hold(self._records[contact_id])
+
+    def _joined(self, contact_id: int, before: int, parts: Iterable[Part]) -> int:
+        """The contact whose part a new contact joined that no part lists: that which it is one with now, if it is one.
+
+        Otherwise that of the root `before`, or of the contact that it came from.
+        """
+        now = self._present.get(contact_id)
+        found = {part.root for part in parts if now is not None and self._present.get(part.root) == now}
+        is_elsewhere = len(found) == 1 and self._present.get(before) != now
+        return found.pop() if is_elsewhere else before
 
     def _change(self, change: Change) -> None:
         """A contact gains and loses identifiers, and stays in its identity."""

@@ -1,7 +1,7 @@
 """All SQL that reads contacts together with their journal. Each statement is a named constant above its function."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -108,7 +108,7 @@ ORDER BY id LIMIT $3::bigint
 
 
 async def fetch_records(
-    connection: Connection, roots: Sequence[int], *, after: int | None = None, limit: int | None = None
+    connection: Connection, *roots: int, after: int | None = None, limit: int | None = None
 ) -> list[Record]:
     """The contacts of the identities with these roots, soft-deleted ones included, by position.
 
@@ -137,7 +137,7 @@ ORDER BY id LIMIT $3::bigint
 
 
 async def fetch_events(
-    connection: Connection, roots: Sequence[int], *, after: int | None = None, limit: int | None = None
+    connection: Connection, *roots: int, after: int | None = None, limit: int | None = None
 ) -> list[Event]:
     """The events about any contact of the identities with these roots, by position.
 

@@ -108,9 +108,10 @@ FROM event
 WHERE {{}}
 ORDER BY id
 """
-# The index of open ones names ids above 0 in its condition, so that no other statement takes to reading it.
+# The index of open ones names primary_id in its condition, so that no other statement takes to reading it.
 FETCH_WITHHELD = (
-    _WITHHELD.format("kind = 'withheld' AND undone_by IS NULL AND id > 0 AND id > $1::bigint") + "LIMIT $2::bigint"
+    _WITHHELD.format("kind = 'withheld' AND undone_by IS NULL AND primary_id IS NOT NULL AND id > $1::bigint")
+    + "LIMIT $2::bigint"
 )
 
 
