@@ -5,6 +5,7 @@ from itertools import product
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -176,3 +177,30 @@ def test_the_past_of_divided_identities_is_what_was_answered(steps: list[Step]) 
 def test_the_past_of_divided_identities_whatever_others_did(steps: list[Step]) -> None:
     """The same while other programs change rows, and guards take away what they must not join."""
     check_divided_past(corrected(steps))
+
+
+# Histories in which only what is elsewhere now tells what was one identity.
+SEPARATED: dict[str, list[Step]] = {
+    "a link that showed through a contact of the other part": [
+        ("request", ("e", "3")), ("request", ("c", "1")), ("split", 17, 3854, True), ("split", 0, 17779, False),
+        ("request", ("b", "1")), ("request", ("b", "4")), ("split", 5, 2194, False), ("request", ("e", "1")),
+    ],
+    "a row that shared an identifier with what was split": [
+        ("request", ("e", "4")), ("insert", ("e", "3")), ("request", ("e", "2")), ("insert", ("e", "3")),
+        ("split", 0, 20629, True),
+    ],
+    "a row that shared an identifier with what a block divided": [
+        ("insert", ("d", "1")), ("request", ("a", "5")), ("insert", ("c", "5")), ("request", ("a", "1")),
+        ("block", ("phoneNumber", "1")),
+    ],
+    "an edit of what only a moved identifier joined": [
+        ("request", ("b", "3")), ("request", ("d", "3")), ("split", 8, 30628, True), ("request", ("d", "5")),
+        ("request", ("e", None)), ("insert", ("b", "1")), ("delete", 15),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEPARATED)
+def test_the_past_of_what_is_elsewhere_now(name: str) -> None:
+    """Each of these needs the contacts of another identity, or the knowledge that two were never one."""
+    check_divided_past(corrected(SEPARATED[name]))

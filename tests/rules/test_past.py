@@ -302,6 +302,16 @@ def test_what_a_guard_took_from_a_row_of_another_program_comes_back() -> None:
     assert ids(as_of(records, [event, merge], 1, 3)) == [1]
 
 
+def test_what_a_guard_took_never_joined() -> None:
+    """Contact 4 was inserted into the identity of 3 with an email of 1. A merge made all one, after a release."""
+    detail = {"reason": "kept-apart", "moved": [[4, "email", None, None]], "deleted": []}
+    events = [entry(5, Kind.WITHHELD, 1, 3, ("a", None), detail=detail), entry(6, Kind.MERGED, 1, 3, ("a", "3"))]
+    records = [contact(1, "a", "1"), contact(3, "c", "3", 1), contact(4, None, "3", 1)]
+
+    assert as_of(records, events, 4, 4) == Identity(3, ["c", "a"], ["3"], [4])
+    assert ids(as_of(records, events, 1, 5)) == [1]
+
+
 def test_an_erasure_may_have_taken_the_detail() -> None:
     """What is left of the identity counts to what it is now."""
     erased = replace(SPLIT, detail=None)
