@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from aiohttp import web
 
 from recon import background
-from recon.api import health, identities, openapi
+from recon.api import corrections, health, identities, openapi
 from recon.api import identify as identify_endpoint
 from recon.api.messages import identify_response
 from recon.database.transactions import Database
@@ -16,6 +16,7 @@ from recon.http.hosts import Hosts
 from recon.http.streams import Streams
 from recon.http.unsent import Unsent
 from recon.identities.batching import coalesced, plain
+from recon.identities.corrections import Corrections
 from recon.identities.deadlines import Deadlines
 from recon.identities.identify import Answer, Identify
 from recon.identities.lookup import Lookup
@@ -78,10 +79,13 @@ def api(
     with_keys: bool,
 ) -> list[Endpoint]:
     """The endpoints that the OpenAPI document describes."""
-    lookup = Lookup(database, max(1, settings.pool_size // 4), settings.queue_limit)
+    sessions = max(1, settings.pool_size // 4)
+    lookup = Lookup(database, sessions, settings.queue_limit)
+    correcting = Corrections(database, settings.correction_timeout, sessions, settings.queue_limit)
     return [
         *identify_endpoint.endpoints(identify, settings, with_keys=with_keys),
         *identities.endpoints(lookup, settings),
+        *corrections.endpoints(correcting, database, settings, with_keys=with_keys),
         *health.endpoints(database, closing),
     ]
 

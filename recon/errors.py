@@ -13,7 +13,8 @@
     ├── Conflict            a correction that the present state forbids
     │   ├── Changed         the identity has changed since the caller looked at it
     │   ├── NotDivided      what remains still connects the identity
-    │   └── KeptApart       a steward keeps the identities apart
+    │   ├── KeptApart       a steward keeps the identities apart
+    │   └── OneIdentity     the contacts are of one identity, which can only be split
     ├── Unprocessable       a valid request that cannot be carried out
     │   ├── Blocked         all that it has are values that identify nobody
     │   ├── InvalidCorrection
@@ -33,7 +34,7 @@
 A class's docstring is its message.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class FieldError(NamedTuple):
@@ -119,15 +120,29 @@ class Changed(Conflict):
 
 
 class NotDivided(Conflict):
-    """Other links still connect the identity."""
+    """Other links still connect the identity: cut one of the links in `path`, too."""
 
     code = "not-divided"
 
+    def __init__(self, path: Any) -> None:
+        super().__init__()
+        self.path = path  # links, as a message of the API shows them
+
 
 class KeptApart(Conflict):
-    """These identities are kept apart."""
+    """These identities are kept apart. `release` lifts the constraints in `keptApart` and links them."""
 
     code = "kept-apart"
+
+    def __init__(self, kept_apart: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.kept_apart = kept_apart  # who decided it, when and why, as a message of the API shows it
+
+
+class OneIdentity(Conflict):
+    """These contacts are of one identity: split it instead."""
+
+    code = "one-identity"
 
 
 class Unprocessable(ReconError):

@@ -30,7 +30,8 @@ from recon.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SCOPES = ("identify", "read", "admin")  # admin includes the others
+SCOPES = ("identify", "read", "steward", "erase", "admin")
+_IMPLIED = {"steward": {"read"}, "admin": set(SCOPES)}  # what a scope includes besides itself
 
 PREFIX = "recon_"  # scanners for leaked secrets recognize it
 _ALPHABET = string.ascii_letters + string.digits  # a double click selects the whole key
@@ -218,7 +219,8 @@ def _key(entry: str, *, secrets_too: bool) -> tuple[Key, bytes]:
         raise ValueError("has a name that is not 1 to 64 letters, digits, dots, dashes and underscores")
     if not set(scopes.split("+")) <= set(SCOPES):
         raise ValueError(f"has a scope other than {', '.join(SCOPES)}")
-    known = frozenset(SCOPES) if "admin" in scopes.split("+") else frozenset(scopes.split("+"))
+    given = scopes.split("+")
+    known = frozenset(given).union(*(_IMPLIED.get(scope, set()) for scope in given))
     if hashed := _HASH.fullmatch(secret):
         return Key(name, known), bytes.fromhex(hashed[1])
     if not secrets_too:

@@ -44,6 +44,7 @@ CONNECTIONS = Gauge("recon_connections", "Client connections that are open.", mu
 CONNECTIONS_CLOSED = Counter("recon_connections_closed", "Client connections closed because of a limit.", ["why"])
 CONTACTS = Counter("recon_contacts_created", "Contacts inserted.", ["precedence"])
 MERGES = Counter("recon_merges", "Clusters that were merged into another.")
+CORRECTIONS = Counter("recon_corrections", "Corrections that stewards made.", ["kind"])
 WITHHELD = Counter("recon_withheld_links", "Links that the guards withheld from requests, recorded or not.", ["reason"])
 
 

@@ -34,11 +34,18 @@ GROUPS = {
 _SHORTEST, _LONGEST = 0.001, 86_400  # seconds
 Seconds = Annotated[float, Field(ge=_SHORTEST, le=_LONGEST)]
 _MOST_CONNECTIONS = 1_000_000  # Linux lets a process open 1,048,576 files by default
+_SHORTEST_KEY = 32  # characters: 128 random bits as hexadecimal digits
 _LARGEST_HEAD = 2**20  # bytes; aiohttp's parser counts in a C integer, and a larger number stops every connection
 
 
 def _database_url(url: SecretStr) -> SecretStr:
     return SecretStr(dsn.checked(url.get_secret_value()))
+
+
+def _suppress_key(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value()) < _SHORTEST_KEY:
+        raise ValueError(f"must have at least {_SHORTEST_KEY} characters")
+    return key
 
 
 def _region(region: str) -> str:
@@ -143,6 +150,12 @@ class Settings(BaseSettings):
     strict: bool = Field(
         False, description="Refuse invalid emails and phone numbers, and fields other than `email` and `phoneNumber`."
     )
+    suppress_key: Annotated[SecretStr, AfterValidator(_suppress_key)] | None = Field(
+        None,
+        description="Key of the digests that keep suppressed identifiers from returning, at least 32 characters. "
+        "Without it, `suppress` is refused; with another one, what was suppressed may return.",
+        json_schema_extra=VARIABLE_ONLY,
+    )
 
     pool_size: int = Field(
         DatabaseSettings.pool_size, ge=2, le=1000, description="Maximum database connections of a process."
@@ -168,6 +181,10 @@ class Settings(BaseSettings):
     statement_timeout: Seconds = Field(
         DatabaseSettings.statement_timeout,
         description="Seconds that a statement may take, with its wait for locks.",
+    )
+    correction_timeout: Seconds = Field(
+        30,
+        description="Seconds until a steward's correction that the database has not made gets a 503.",
     )
     coalesce: bool = Field(True, description="Let concurrent requests share transactions (micro-batching).")
     writer_lane: bool = Field(DatabaseSettings.writer_lane, description="Run writing transactions one after another.")

@@ -59,6 +59,16 @@ def test_admin_is_every_scope() -> None:
     assert holder == ("shop", set(SCOPES))
 
 
+@pytest.mark.parametrize(
+    ("scope", "known"), [("steward", {"steward", "read"}), ("erase", {"erase"}), ("read", {"read"})]
+)
+def test_what_a_scope_implies(scope: str, known: set[str]) -> None:
+    """A steward may read; erasing is a scope of its own, and implies none."""
+    secret, entry = made(scope)
+
+    assert Keys(entry, None).holder(secret) == ("shop", known)
+
+
 def test_a_hash_in_the_variable() -> None:
     """The variable takes hashed keys too, as a file has them."""
     secret, line = new_key("shop", ["identify"])
@@ -76,8 +86,8 @@ BAD_ENTRIES = {
     "a name that breaks lines": (f"shop\x1b:identify:{GOOD}", NAME),
     "a key as its name": (f"recon_{GOOD}:identify:shop", NAME),
     "a long name": (f"{'x' * 65}:identify:{GOOD}", NAME),
-    "another scope": (f"shop:write:{GOOD}", "has a scope other than identify, read, admin"),
-    "an empty scope": (f"shop::{GOOD}", "has a scope other than identify, read, admin"),
+    "another scope": (f"shop:write:{GOOD}", "has a scope other than identify, read, steward, erase, admin"),
+    "an empty scope": (f"shop::{GOOD}", "has a scope other than identify, read, steward, erase, admin"),
     "short": (f"shop:identify:{GOOD[:31]}", "has a secret of less than 32 characters; `recon key` creates one"),
     "one character": (f"shop:identify:{'a' * 43}", GUESSED),
     "the alphabet": ("shop:identify:abcdefghijklmnopqrstuvwxyz0123456789", GUESSED),

@@ -140,7 +140,8 @@ def reset(**options: Any) -> None:
     type=click.Choice(keys.SCOPES),
     default=["identify"],
     show_default=True,
-    help="Scope of the key: identify, read (metrics), or admin for everything; may be repeated.",
+    help="Scope of the key: identify, read (metrics too), steward (read and correct), erase, or admin (everything); "
+    "may be repeated.",
 )
 @click.option("--append", type=click.Path(path_type=Path), metavar="FILE", help="Append the line to this key file.")
 def key(name: str, scopes: tuple[str, ...], append: Path | None) -> None:

@@ -50,17 +50,18 @@ class Pool:
         self._slots = asyncio.Semaphore(settings.pool_size)
         self._idle: list[Connection] = []  # the last one is used next
 
-    async def run(self, work: Work[T]) -> T:
+    async def run(self, work: Work[T], seconds: float | None = None) -> T:
         """Run `work` on a session that nothing else uses meanwhile.
 
-        Raises Unavailable if the database cannot be reached, or does not answer within the time limit.
+        `seconds` is the time limit, instead of the settings'. Raises Unavailable if the database cannot be reached, or
+        does not answer within the time limit.
         """
         async with self._slots:
             with unavailability(), no_longer_served():
                 connection = self._idle_session() or await self._replacement()
                 metrics.POOL_USED.inc()
                 try:
-                    with self._watched(connection, self._time_limit):
+                    with self._watched(connection, seconds or self._time_limit):
                         return await work(connection)
                 except (asyncio.CancelledError, OutcomeUnknown):
                     # The server may still execute what it was sent, a BEGIN for example: the session is not used again.

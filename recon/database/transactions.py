@@ -76,6 +76,10 @@ class Database:
     ----------
     url : where it is.
     settings : how it is used; the defaults unless given.
+
+    Attributes
+    ----------
+    has_lane : whether writing transactions run one after another, so that ids are in the order of the commits.
     """
 
     def __init__(self, url: str, settings: DatabaseSettings = _DEFAULTS) -> None:
@@ -107,6 +111,7 @@ class Database:
         # wrote: then no read is part of a serialization conflict.
         reading_isolation = "REPEATABLE READ" if settings.writer_lane else settings.isolation
         self._begin_reading = self._begin.replace(settings.isolation, f"{reading_isolation} READ ONLY", 1)
+        self.has_lane = settings.writer_lane
         if settings.writer_lane:
             # In the same message as BEGIN and before any snapshot: a transaction that waited here sees what
             # its predecessor wrote. A lock that a later statement takes would come too late for that.
@@ -208,6 +213,31 @@ class Database:
         """
         return await self._until_serial(step, _transaction(self._begin, work))
 
+    async def planning(self, work: Work[T], seconds: float) -> T:
+        """Run `work` as `reading` does, with a time limit of its own for the transaction and each statement of it."""
+        begin = self._begin_reading + _statement_timeout(seconds)
+        return await self._correction("plan correction", begin, work, seconds)
+
+    async def correcting(self, work: Work[T], seconds: float) -> T:
+        """Run `work` as `serializable` does, with a time limit of its own for the transaction and each statement of it.
+
+        The wait for the lane is a statement, too. Raises Unavailable, which names the missing grants, if this role may
+        not make corrections.
+        """
+        # Before the lane: a correction waits for it as long as it may.
+        begin, separator, lane = self._begin.partition("; LOCK TABLE")
+        begin += _statement_timeout(seconds) + separator + lane
+        return await self._correction("correct", begin, work, seconds)
+
+    async def _correction(self, step: str, begin: str, work: Work[T], seconds: float) -> T:
+        try:
+            return await self._until_serial(step, _transaction(begin, work), seconds)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise Unavailable(
+                "this process's database role lacks privileges that corrections need: "
+                "run `recon schema --apply --grant-steward ROLE` as the tables' owner"
+            ) from error
+
     async def wait(self, work: Work[None]) -> None:
         """Run `work`, which waits for locks of other sessions and changes nothing, apart from the lane.
 
@@ -215,12 +245,12 @@ class Database:
         """
         await self._until_serial("wait", _transaction(self._begin_waiting, work))
 
-    async def _until_serial(self, step: str, transaction: Work[T]) -> T:
+    async def _until_serial(self, step: str, transaction: Work[T], seconds: float | None = None) -> T:
         if not self._ready:
             raise Unavailable(self._why_not_ready)
         for tries in range(self._retry_limit):
             try:
-                result = await self._pool.run(transaction)
+                result = await self._pool.run(transaction, seconds)
             except asyncpg.PostgresError as error:
                 reason = _RETRIED.get(error.sqlstate or "")
                 if reason is None and isinstance(error, asyncpg.UniqueViolationError):
@@ -266,6 +296,12 @@ class Database:
             else:
                 self._ready = True
                 self._outage.end()
+
+
+def _statement_timeout(seconds: float) -> str:
+    """What gives the rest of a transaction this time limit for each statement, and for its pauses between two."""
+    limit = f"{seconds * 1000:.0f}"
+    return f"; SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = {limit}"
 
 
 def _transaction(begin: str, work: Work[T]) -> Work[T]:

@@ -91,7 +91,7 @@ def preflight(methods: Iterable[str]) -> middleware.Handler:
     """
     headers = {
         "Access-Control-Allow-Methods": ", ".join(sorted(methods)),
-        "Access-Control-Allow-Headers": f"Authorization, Content-Type, {REQUEST_ID}",
+        "Access-Control-Allow-Headers": f"Authorization, Content-Type, Idempotency-Key, {REQUEST_ID}",
         "Access-Control-Max-Age": PREFLIGHT_MAX_AGE,
     }
 

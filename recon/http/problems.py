@@ -1,7 +1,7 @@
 """Errors as problem details (RFC 9457): their shape, and the status of each error."""
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from aiohttp import web
 from pydantic import Field
@@ -16,6 +16,8 @@ from recon.errors import (
     Gone,
     InvalidParameter,
     InvalidRequest,
+    KeptApart,
+    NotDivided,
     NotFound,
     ReconError,
     Unauthorized,
@@ -57,6 +59,8 @@ class Problem(_ProblemRequired, total=False):
 
     detail: str
     errors: list[ProblemField]
+    path: Annotated[list[Any], Field(description="not-divided: the links that still connect the identity.")]
+    keptApart: Annotated[list[Any], Field(description="kept-apart: who decided it, when and why.")]
 
 
 # The details of errors that aiohttp raises.
@@ -68,16 +72,23 @@ _DETAILS = {
 
 
 def problem(
-    status: int, detail: str | None = None, *, code: str | None = None, errors: list[FieldError] | None = None
+    status: int,
+    detail: str | None = None,
+    *,
+    code: str | None = None,
+    errors: list[FieldError] | None = None,
+    members: dict[str, Any] | None = None,
 ) -> web.Response:
-    """An RFC 9457 problem document."""
+    """An RFC 9457 problem document; `members` are those that its type has besides the common ones."""
     kind = f"urn:recon:{code}" if code else "about:blank"
     body = Problem(type=kind, title=HTTPStatus(status).phrase, status=int(status))
     if detail:
         body["detail"] = detail
     if errors:
         body["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in errors]
-    response = web.Response(body=to_json(body), status=status, content_type="application/problem+json")
+    response = web.Response(
+        body=to_json({**body, **(members or {})}), status=status, content_type="application/problem+json"
+    )
     response.headers["X-Content-Type-Options"] = "nosniff"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         response.headers["Retry-After"] = RETRY_AFTER
@@ -90,7 +101,12 @@ def problem_of(error: ReconError) -> web.Response:
     """Make the problem document of an error of recon."""
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
     errors = error.errors if isinstance(error, InvalidRequest) else None
-    return problem(status, str(error), code=error.code, errors=errors)
+    members: dict[str, Any] = {}
+    if isinstance(error, NotDivided):
+        members["path"] = error.path
+    elif isinstance(error, KeptApart):
+        members["keptApart"] = error.kept_apart
+    return problem(status, str(error), code=error.code, errors=errors, members=members)
 
 
 def problem_of_http(error: web.HTTPException) -> web.Response:

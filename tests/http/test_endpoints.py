@@ -179,5 +179,5 @@ def test_what_is_no_path(path: str) -> None:
 
 def test_what_is_no_scope() -> None:
     """The record refuses an unknown scope."""
-    with pytest.raises(ValueError, match="the scope reed is not one of identify, read, admin"):
+    with pytest.raises(ValueError, match="the scope reed is not one of identify, read, steward, erase, admin"):
         Endpoint("GET", "/contacts", contact, scope="reed")

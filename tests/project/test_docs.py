@@ -376,6 +376,7 @@ def test_the_help_names_the_settings_that_are_no_options() -> None:
     """Secrets have no option, but the help names their variables."""
     help_ = recon("serve", "--help").stdout
 
-    assert [name for name in Settings.model_fields if not is_option(name)] == ["api_keys"]
+    assert [name for name in Settings.model_fields if not is_option(name)] == ["api_keys", "suppress_key"]
     assert "RECON_API_KEYS (" in help_
+    assert "RECON_SUPPRESS_KEY (" in help_
     assert not re.search(r"--api-keys\b(?!-)", help_)
