@@ -10,8 +10,11 @@ from pydantic_core import to_json
 
 from recon.api.decisions import (
     BlockedResponse,
+    BlockRequest,
     DecidedResponse,
     DismissRequest,
+    EraseRequest,
+    EraseResponse,
     GuardsRequest,
     GuardsResponse,
     GuardsShown,
@@ -21,25 +24,32 @@ from recon.api.decisions import (
     LinkResponse,
     ReleaseRequest,
     ReleaseResponse,
+    SplitRequest,
+    SplitResponse,
     blocked_shown,
     decided,
     digest,
+    identifiers_for,
     many,
     one,
     parser,
+    path_shown,
     require_one,
 )
 from recon.api.identities import Read, handler_of
 from recon.api.parameters import AFTER, CONTACT_ID, PAGE_SIZE, body_of, contact_id_of, page_of, parameters_of, whole
 from recon.database.transactions import Database
-from recon.errors import InvalidParameter
+from recon.errors import InvalidParameter, NotDivided
 from recon.http.endpoints import Endpoint, content
 from recon.http.middleware import KEY_NAME, Handler
 from recon.http.responses import JsonResponse
 from recon.identities.corrections import Correction, Corrections, Encode, Terms
+from recon.identities.dividing import Block, Split, Unblock, identifier_of
+from recon.identities.erasing import Erase
 from recon.identities.guarding import Dismiss, SetGuards, fetch_blocked, fetch_limits
 from recon.identities.linking import KeepApart, Link, Release
 from recon.identities.lookup import MAX_ID
+from recon.rules.identifiers import Identifiers, phone_key_for
 from recon.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
@@ -127,7 +137,11 @@ class _Endpoints:
                 key=_idempotency_key(request),
                 request=digest(request.method, request.path, body),
             )
-            return JsonResponse(to_json(await self._corrections.make(make(request, parsed), terms, encode)))
+            try:
+                answer = await self._corrections.make(make(request, parsed), terms, encode)
+            except NotDivided as error:
+                raise NotDivided(path_shown(*error.path)) from None
+            return JsonResponse(to_json(answer))
 
         return handler
 
@@ -137,6 +151,7 @@ def endpoints(corrections: Corrections, database: Database, settings: Settings, 
     made = _Endpoints(corrections, with_keys=with_keys)
     seconds = settings.request_timeout
     return [
+        _split(made, settings),
         *_of_identities(made),
         made.correction(
             "/withheld/{eventId}/dismiss",
@@ -155,6 +170,8 @@ def endpoints(corrections: Corrections, database: Database, settings: Settings, 
             read=_blocked(database),
             seconds=seconds,
         ),
+        *_of_values(made, settings),
+        _erase(made, corrections, settings),
         _reading(
             "/guards",
             "The settings of the guards",
@@ -174,6 +191,81 @@ def endpoints(corrections: Corrections, database: Database, settings: Settings, 
             },
             name="setGuards",
             method="PATCH",
+        ),
+    ]
+
+
+def _split(made: _Endpoints, settings: Settings) -> Endpoint:
+    identifiers = identifiers_for(settings.default_region)
+
+    def split(request: web.Request, body: SplitRequest) -> Split:
+        require_one(body, "links", "parts")
+        parts = [[identifier_of(identifiers(value)) for value in values] for values in body.parts or ()]
+        return Split(contact_id_of(request), body.links, parts, body.rest, body.keepApart)
+
+    return made.correction(
+        "/identities/{contactId}/split",
+        "Divide an identity, by links to cut or identifiers to move out",
+        body=SplitRequest,
+        answer=(SplitResponse, many),
+        make=split,
+        examples={
+            "parts": {
+                "summary": "Move identifiers out",
+                "value": {"parts": [[{"email": "mcfly@hillvalley.edu"}]], "note": _NOTE, "dryRun": True},
+            },
+            "links": {"summary": "Cut a link", "value": {"links": ["contact:2"], "note": _NOTE}},
+        },
+        name="split",
+    )
+
+
+def _erase(made: _Endpoints, corrections: Corrections, settings: Settings) -> Endpoint:
+    key = None if settings.suppress_key is None else settings.suppress_key.get_secret_value().encode()
+    phone_key = phone_key_for(settings.default_region)
+
+    def erase(request: web.Request, body: EraseRequest) -> Erase:
+        return Erase(contact_id_of(request), phone_key, body.suppress, key, corrections.has_lane)
+
+    return made.correction(
+        "/identities/{contactId}/erase",
+        "Erase an identity, and whatever the database says of it",
+        body=EraseRequest,
+        answer=(EraseResponse, decided),
+        make=erase,
+        examples={"preview": {"summary": "What would be erased", "value": {"dryRun": True}}},
+        name="erase",
+        scope="erase",
+    )
+
+
+def _of_values(made: _Endpoints, settings: Settings) -> list[Endpoint]:
+    phone_key = phone_key_for(settings.default_region)
+    examples = {"phone": {"summary": "A phone number", "value": {"phoneNumber": "1234567890", "note": _NOTE}}}
+
+    def value(body: BlockRequest) -> Identifiers:
+        require_one(body, "email", "phoneNumber")
+        phone = None if body.phoneNumber is None else str(body.phoneNumber)
+        return Identifiers(body.email, phone, None if phone is None else phone_key(phone))
+
+    return [
+        made.correction(
+            "/blocked",
+            "Block a value that identifies nobody: it leaves all contacts, and links no more",
+            body=BlockRequest,
+            answer=(IdentitiesResponse, many),
+            make=lambda _, body: Block(value(body)),
+            examples=examples,
+            name="block",
+        ),
+        made.correction(
+            "/blocked/release",
+            "Allow a blocked value again",
+            body=BlockRequest,
+            answer=(DecidedResponse, decided),
+            make=lambda _, body: Unblock(value(body)),
+            examples=examples,
+            name="unblock",
         ),
     ]
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -17,7 +17,7 @@ from recon.identities.corrections import Result
 from recon.identities.lookup import MAX_ID
 from recon.rules import clusters
 from recon.rules.identifiers import MAX_EMAIL, MAX_PHONE, Identifiers, normal_email, normal_phone, phone_key_for
-from recon.rules.links import Identifier
+from recon.rules.links import Identifier, Link
 from recon.sql.stewardship import Blocked
 
 M = TypeVar("M", bound=BaseModel)
@@ -261,6 +261,20 @@ def _made(result: Result) -> dict[str, Any]:
     return {**result.more, "eventId": result.event_id, **state}
 
 
+def path_shown(links: Iterable[Link], forms: Mapping[Identifier, str]) -> list[dict[str, Any]]:
+    """A path of links, as the endpoints that read show it; `forms` has the text of each identifier."""
+    return [
+        {
+            "name": link.name,
+            "kind": link.kind.value,
+            "joins": [{each.kind: forms.get(each, each.key)} for each in link.joins],
+            "at": link.at,
+            "source": link.source,
+        }
+        for link in links
+    ]
+
+
 def blocked_shown(value: Blocked) -> BlockedValue:
     """A blocked value as a list shows it."""
     named: BlockedValue = {"email": value.key} if value.kind == "email" else {"phoneNumber": value.phone_number or ""}
@@ -312,13 +326,6 @@ def identifiers_for(region: str | None) -> Callable[[Value], Identifiers]:
         return Identifiers(None, phone, phone_key(phone))
 
     return identifiers
-
-
-def identifier_of(identifiers: Identifiers) -> Identifier:
-    """The one identifier that a value has."""
-    if identifiers.email is not None:
-        return Identifier("email", identifiers.email)
-    return Identifier("phoneNumber", str(identifiers.phone_key))
 
 
 _EXPECTED = {

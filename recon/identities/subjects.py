@@ -19,7 +19,7 @@ _BY_AGE = attrgetter("created_at", "id")
 
 @dataclass(slots=True)
 class Subject:
-    """An identity of which at least one contact is live.
+    """An identity as a correction sees it.
 
     Attributes
     ----------
@@ -49,14 +49,14 @@ class Subject:
         return next((record for record in self.live if record.id == contact_id), self.live[0])
 
 
-async def find(connection: Connection, contact_id: int) -> Subject:
-    """The identity of a contact. Raises NotFound, Erased or Deleted if there is none."""
+async def find(connection: Connection, contact_id: int, *, live: bool = True) -> Subject:
+    """The identity of a contact. Raises NotFound or Erased if there is none, and Deleted if `live` and none is live."""
     root = await journal.find_root(connection, contact_id=contact_id) if contact_id <= MAX_ID else None
     if root is None:
         if contact_id <= MAX_ID and await sql.was_erased(connection, contact_id):
             raise Erased
         raise NotFound
-    if not root.is_live:
+    if live and not root.is_live:
         raise Deleted
     return await fetch(connection, root.id)
 
