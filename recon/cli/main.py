@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from recon import __version__, keys, signals
-from recon.cli import identities
+from recon.cli import corrections, guards, identities
 from recon.cli.options import GroupedCommand, load_settings, settings_options, variables_alone
 from recon.cli.running import database_of, failing_clearly
 from recon.dsn import has_password
@@ -32,7 +32,21 @@ def main() -> None:
     signals.exit_when_received()
 
 
-for command in (identities.show, identities.history, identities.why, identities.withheld):
+for command in (
+    identities.show,
+    identities.history,
+    identities.why,
+    identities.withheld,
+    corrections.split,
+    corrections.link,
+    corrections.keep_apart,
+    corrections.release,
+    corrections.block,
+    corrections.unblock,
+    corrections.dismiss,
+    corrections.erase,
+    guards.guards,
+):
     main.add_command(command)
 
 

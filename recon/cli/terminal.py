@@ -20,9 +20,10 @@ _UNSEEN_WIDTH = 240  # columns where there is no terminal, so that nothing is cu
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def console() -> Console:
-    """What writes to standard output."""
-    return Console(width=None if Console().is_terminal else _UNSEEN_WIDTH, highlight=False)
+def console(*, stderr: bool = False) -> Console:
+    """What writes to standard output, or to standard error."""
+    is_terminal = Console(stderr=stderr).is_terminal
+    return Console(width=None if is_terminal else _UNSEEN_WIDTH, highlight=False, stderr=stderr)
 
 
 def show(identity: Identity) -> Table:
@@ -67,6 +68,55 @@ def withheld(events: Iterable[Event]) -> Table:
         cells = [str(event.id), _time(event.at), reason, event.email, event.phone_number, *contacts, event.source]
         table.add_row(*(_text(_printable(cell or "")) for cell in cells))
     return table
+
+
+def correction(answer: Mapping[str, Any], *, preview: bool) -> list[RenderableType]:
+    """What a correction comes to: the identities as they are afterwards, and the rest of its answer, a line each."""
+    identities = (
+        answer["contacts"] if "contacts" in answer else [answer[name] for name in ("contact",) if name in answer]
+    )
+    lines: list[RenderableType] = []
+    for number, each in enumerate(identities):
+        ids = each["primaryContactId"], each["secondaryContactIds"]
+        lines += [*([""] if number else []), show(Identity(ids[0], each["emails"], each["phoneNumbers"], ids[1]))]
+    table = Table("", "", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in answer.items():
+        if name in _SHOWN and (value or value in (False, 0)):
+            table.add_row(Text(_SHOWN[name], style="bold"), _text("\n".join(map(_printable, _listed(value)))))
+    if table.row_count:
+        lines += [*([""] if identities else []), table]
+    if answer.get("eventId") is None and "eventId" in answer:
+        lines.append("Nothing to do: it is in effect already.")
+    elif preview:
+        lines.append("Nothing was changed yet.")
+    return lines
+
+
+# The members of an answer besides identities, as a steward reads them.
+_SHOWN = {
+    "cut": "links cut",
+    "released": "no longer kept apart",
+    "contactIds": "contacts erased",
+    "keptApart": "was kept apart from",
+    "reminder": "reminder",
+    "maxEmails": "most emails",
+    "maxPhones": "most phone numbers",
+    "blockCommon": "recon's own list",
+    "values": "identify nobody",
+    "eventId": "event",
+}
+
+
+def _listed(value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return ["on" if value else "off"]
+    return [_item(each) for each in value] if isinstance(value, list) else [str(value)]
+
+
+def _item(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(str(each) for each in value.values())
+    return " and ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def chain(links: Sequence[Link], stations: Sequence[Identifier], forms: Mapping[Identifier, str]) -> Text:

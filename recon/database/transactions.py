@@ -18,7 +18,7 @@ from recon.database.connecting import (
 )
 from recon.database.definitions import SCHEMA_VERSION
 from recon.database.definitions import Connection as Connection  # noqa: PLC0414 (the layers above know it from here)
-from recon.database.grants import warn_of_grants
+from recon.database.grants import missing_steward_grants, warn_of_grants
 from recon.database.pool import Pool, T, Work
 from recon.database.schema import apply_schema, require_parts, require_served, skip_taken_ids
 from recon.errors import (
@@ -233,9 +233,10 @@ class Database:
         try:
             return await self._until_serial(step, _transaction(begin, work), seconds)
         except asyncpg.InsufficientPrivilegeError as error:
+            missing = "; ".join(await self._pool.run(missing_steward_grants))
             raise Unavailable(
-                "this process's database role lacks privileges that corrections need: "
-                "run `recon schema --apply --grant-steward ROLE` as the tables' owner"
+                f"This process's database role lacks privileges that corrections need ({missing}): "
+                "run `recon schema --apply --grant-steward ROLE` as the tables' owner. Nothing was changed."
             ) from error
 
     async def wait(self, work: Work[None]) -> None:

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from recon.database.transactions import Connection, Database
 from recon.errors import NotFound
 from recon.identities.corrections import Plan
+from recon.rules.guards import is_common
+from recon.rules.identifiers import Identifiers
 from recon.rules.journal import Kind
+from recon.rules.links import Identifier
 from recon.sql import corrections as sql
 from recon.sql import stewardship, withheld
 from recon.sql.corrections import Written
 from recon.sql.stewardship import Blocked, Limits
+
+_SCAN = 3600.0  # seconds that a look at all contacts may take: about ten for each million
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +92,27 @@ async def fetch_blocked(database: Database, after: int, limit: int) -> tuple[lis
         "read blocked", lambda connection: stewardship.list_blocked(connection, after, limit + 1)
     )
     return found[:limit], found[limit - 1].event_id if len(found) > limit else None
+
+
+async def find_held(database: Database) -> list[Identifiers]:
+    """The values that identify nobody, but that live contacts have, each once.
+
+    Those that stewards blocked come first, then those of recon's own list, if that is in use. Reads all contacts.
+    """
+
+    async def work(connection: Connection) -> dict[Identifier, str]:
+        found = dict(await stewardship.held_blocked(connection))
+        if (await stewardship.fetch_limits(connection)).block_common:
+            async for value, text in stewardship.live_values(connection):
+                if is_common(value.kind, value.key):
+                    found.setdefault(value, text)
+        return found
+
+    found = await database.planning(work, _SCAN)
+    return [_value(identifier, text) for identifier, text in found.items()]
+
+
+def _value(identifier: Identifier, text: str) -> Identifiers:
+    if identifier.kind == "email":
+        return Identifiers(identifier.key, None, None)
+    return Identifiers(None, text, identifier.key)
