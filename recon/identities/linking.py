@@ -124,7 +124,8 @@ class Release:
         named = {each.root: each for each in (one, other) if each is not None}
         if not events:
             states = {root: each.state for root, each in named.items()}
-            return Plan(states, None, contacts=lambda: [subjects.identity(each.live) for each in named.values()])
+            identities = [subjects.identity(each.live) for each in named.values()]
+            return Plan(states, None, contacts=lambda: identities, more={"released": []})
         release = await _Release.of(connection, events)
         concerned = [await subjects.fetch(connection, root) for root in sorted(release.states)]
         others = [root for root in release.opposite(one.root) if root != one.root]
