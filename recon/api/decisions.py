@@ -10,12 +10,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import from_json
 from typing_extensions import TypedDict
 
-from recon.api.messages import NOT_BLANK, TEXT, Identity, refuse_constants
+from recon.api.messages import NOT_BLANK, TEXT, Identity, identity_shown, refuse_constants
 from recon.api.questions import ByEmail, ByPhoneNumber
 from recon.errors import FieldError, InvalidRequest
 from recon.identities.corrections import Result
 from recon.identities.lookup import MAX_ID
-from recon.rules import clusters
 from recon.rules.identifiers import MAX_EMAIL, MAX_PHONE, Identifiers, normal_email, normal_phone, phone_key_for
 from recon.rules.links import Identifier, Link
 from recon.sql.stewardship import Blocked
@@ -227,17 +226,6 @@ class BlockedResponse(TypedDict):
 
     blocked: list[BlockedValue]
     next: Annotated[int | None, Field(description="What to send as `after` for the next page; null at the end.")]
-
-
-def identity_shown(identity: clusters.Identity) -> Identity:
-    """An identity as every answer shows it."""
-    return {
-        "primaryContactId": identity.primary_id,
-        "primaryContatctId": identity.primary_id,
-        "emails": identity.emails,
-        "phoneNumbers": identity.phone_numbers,
-        "secondaryContactIds": identity.secondary_ids,
-    }
 
 
 def many(result: Result) -> dict[str, Any]:

@@ -163,6 +163,17 @@ def partial_response(partial: Partial, *, may_read: bool) -> bytes:
     return partial.identity[:-1] + b',"withheld":' + to_json(withheld) + b"}"
 
 
+def identity_shown(identity: clusters.Identity) -> Identity:
+    """An identity as every answer shows it."""
+    return {
+        "primaryContactId": identity.primary_id,
+        "primaryContatctId": identity.primary_id,
+        "emails": identity.emails,
+        "phoneNumbers": identity.phone_numbers,
+        "secondaryContactIds": identity.secondary_ids,
+    }
+
+
 def lookup_response(identities: Iterable[clusters.Identity]) -> bytes:
     """The answer with these identities, a LookupResponse, as JSON."""
     # The one encoder is on the path of a request, and stays in one piece: here its answers lose what is around them.

@@ -48,7 +48,7 @@ async def test_a_steward_makes_every_correction(steward_url: str, database_url: 
 
 
 async def test_another_role_says_what_it_lacks(serving_url: str, database_url: str, make_client: MakeClient) -> None:
-    """Without the grants, a correction is a 503 that names them and the command that grants them, and changes nothing."""
+    """Without the grants, a correction is a 503 that names them and what grants them. It changes nothing."""
     await _prepare(serving_url, database_url, make_client)
     client = await make_client(database_url=serving_url)
     before = await contents(database_url)

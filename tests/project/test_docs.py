@@ -17,7 +17,6 @@ from openapi_spec_validator import validate
 from pydantic import SecretStr, TypeAdapter
 
 from recon import __version__
-from recon.api import decisions
 from recon.api.messages import IdentifyRequest, IdentifyResponse, LookupResponse
 from recon.api.openapi import document
 from recon.api.questions import HistoryResponse, LinksResponse, WhyResponse
@@ -28,7 +27,6 @@ from recon.http.problems import Problem
 from recon.keys import new_key
 from recon.settings import Settings
 from tests.harness import ROOT
-from tests.harness.databases import execute
 from tests.harness.processes import Process, StartRecon, recon, recon_processes
 
 README = (ROOT / "README.md").read_text()
@@ -100,31 +98,6 @@ async def test_the_examples_of_questions_work(client: "TestClient[Any, Any]") ->
 
             assert response.status == 200, (path, example)
             TypeAdapter(form).validate_json(await response.text(), strict=True)
-
-
-async def test_the_examples_of_corrections_work(client: "TestClient[Any, Any]", database_url: str) -> None:
-    """With two more contacts and a withheld link, each example of a correction has an answer of the documented form."""
-    paths = document(_endpoints())["paths"]
-    for example in _examples(paths["/identify"]["post"]):
-        assert (await client.post("/identify", json=example)).status == 200
-    for email in ("third@hillvalley.edu", "fourth@hillvalley.edu"):
-        assert (await client.post("/identify", json={"email": email})).status == 200
-    await execute(database_url, "INSERT INTO event (id, kind, primary_id) VALUES (5, 'withheld', 1)")
-    tried = 0
-    for path, methods in paths.items():
-        for method, operation in methods.items():
-            if operation["tags"] != ["corrections"]:
-                continue
-            given = {each["name"]: each["example"] for each in operation.get("parameters", []) if each["in"] == "path"}
-            form = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
-            for example in _examples(operation) if "requestBody" in operation else [None]:
-                body = example if method == "get" else {**example, "dryRun": True}
-                response = await client.request(method, path.format(**given), json=body)
-
-                assert response.status == 200, (path, example, await response.text())
-                TypeAdapter(getattr(decisions, form)).validate_json(await response.text(), strict=True)
-                tried += 1
-    assert tried >= 12
 
 
 def _examples(operation: dict[str, Any]) -> list[Any]:
