@@ -41,7 +41,7 @@ from recon.api.parameters import AFTER, CONTACT_ID, PAGE_SIZE, body_of, contact_
 from recon.database.transactions import Database
 from recon.errors import InvalidParameter, NotDivided
 from recon.http.endpoints import Endpoint, content
-from recon.http.middleware import KEY_NAME, Handler
+from recon.http.middleware import KEY, Handler
 from recon.http.responses import JsonResponse
 from recon.identities.corrections import Correction, Corrections, Encode, Terms
 from recon.identities.dividing import Block, Split, Unblock, identifier_of
@@ -130,7 +130,7 @@ class _Endpoints:
             body = await body_of(request)
             parsed: Any = parse(body)
             terms = Terms(
-                source=request[KEY_NAME] if self._with_keys else None,
+                source=request[KEY].name if self._with_keys else None,
                 note=parsed.note,
                 dry_run=parsed.dryRun,
                 if_state=getattr(parsed, "ifState", None),

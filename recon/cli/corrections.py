@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from recon.cli.identities import _EPILOG, _readings, _resolved
+from recon.cli.identities import EPILOG, readings, resolved
 from recon.cli.options import load_settings, settings_options
 from recon.cli.running import database_of, failing_clearly
 from recon.errors import NotDivided, ReconError
@@ -48,12 +48,12 @@ class Desk:
 
     async def contact(self, who: str) -> int:
         """A contact of the identity of WHO. Raises ReconError if it is nobody, or ambiguous."""
-        _, contact_id = await _resolved(self.lookup, who, self.settings.default_region)
+        _, contact_id = await resolved(self.lookup, who, self.settings.default_region)
         return contact_id
 
     def value(self, text: str) -> Identifiers:
         """The email or phone number that a text stands for. Raises ReconError if it is neither."""
-        found = [each for each in _readings(text, self.settings.default_region) if isinstance(each, Identifiers)]
+        found = [each for each in readings(text, self.settings.default_region) if isinstance(each, Identifiers)]
         if len(found) != 1:
             raise ReconError("a value is an email or a phone number: write email:TEXT or phone:TEXT")
         return found[0]
@@ -139,7 +139,7 @@ async def _desk(settings: Settings, shared: dict[str, Any]) -> AsyncIterator[Des
         yield Desk(settings, database, Lookup(database), corrections, **shared)
 
 
-@click.command(epilog=_EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("who")
 @click.option(
     "--link", "links", multiple=True, metavar="NAME", help="Cut this link (recon why shows names); repeatable."
@@ -175,7 +175,7 @@ def split(
     run(work, options)
 
 
-@click.command(epilog=_EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("first", metavar="WHO")
 @click.argument("second", metavar="WHO")
 @click.option("--release", is_flag=True, help="Link them even if they are kept apart, and lift that.")
@@ -192,7 +192,7 @@ def link(*, first: str, second: str, release: bool, **options: Any) -> None:
     run(work, options)
 
 
-@click.command("keep-apart", epilog=_EPILOG)
+@click.command("keep-apart", epilog=EPILOG)
 @click.argument("first", metavar="WHO")
 @click.argument("second", metavar="WHO")
 @correcting
@@ -208,7 +208,7 @@ def keep_apart(*, first: str, second: str, **options: Any) -> None:
     run(work, options)
 
 
-@click.command(epilog=_EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("first", metavar="WHO")
 @click.argument("second", metavar="[WHO]", required=False)
 @click.option("--event", "event_id", type=click.IntRange(0), metavar="ID", help="Lift the constraint of this event.")
@@ -283,7 +283,7 @@ def dismiss(*, event_id: int, **options: Any) -> None:
     run(work, options)
 
 
-@click.command(epilog=_EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("who")
 @click.option("--suppress", is_flag=True, help="Keep keyed digests, so that nothing brings the person back.")
 @correcting

@@ -26,7 +26,7 @@ Answer: TypeAlias = "tuple[bytes, list[RenderableType]]"  # JSON, and the same f
 
 _PAGE = 1000  # entries that are fetched at a time
 _ID_DIGITS = 19  # at most, in a bigint
-_EPILOG = (
+EPILOG = (
     "WHO is an email, a phone number, or the id of a contact. A number that is an id and a phone number is ambiguous: "
     "write id:12 or phone:12. An email without an @ is email:NAME."
 )
@@ -38,7 +38,7 @@ def _explaining(command: Command) -> Command:
     return settings_options("database_url", "data_dir", "default_region")(command)
 
 
-@click.command(epilog=_EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("who")
 @click.option(
     "--as-of", metavar="WHEN", help="Show it as it was at a position, or at an ISO 8601 time with a time zone."
@@ -52,7 +52,7 @@ def show(*, who: str, as_of: str | None, as_json: bool, **options: Any) -> None:
         from recon.api.messages import identify_response
         from recon.cli import terminal
 
-        _, contact_id = await _resolved(lookup, who, region)
+        _, contact_id = await resolved(lookup, who, region)
         identity = await lookup.show(contact_id, moment)
         readable: list[RenderableType] = [terminal.show(identity)]
         if moment is None and not as_json:
@@ -62,7 +62,7 @@ def show(*, who: str, as_of: str | None, as_json: bool, **options: Any) -> None:
     _run(answer, options, as_json=as_json)
 
 
-@click.command(epilog=_EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("who")
 @_explaining
 def history(*, who: str, as_json: bool, **options: Any) -> None:
@@ -73,7 +73,7 @@ def history(*, who: str, as_json: bool, **options: Any) -> None:
         from recon.cli import terminal
         from recon.identities.lookup import History
 
-        _, contact_id = await _resolved(lookup, who, region)
+        _, contact_id = await resolved(lookup, who, region)
         page = await lookup.history(contact_id, limit=_PAGE)
         entries = page.entries
         while page.next is not None:
@@ -84,7 +84,7 @@ def history(*, who: str, as_json: bool, **options: Any) -> None:
     _run(answer, options, as_json=as_json)
 
 
-@click.command(epilog=_EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("first", metavar="WHO")
 @click.argument("second", metavar="WHO")
 @_explaining
@@ -95,7 +95,7 @@ def why(*, first: str, second: str, as_json: bool, **options: Any) -> None:
         from recon.api.questions import why_response
         from recon.cli import terminal
 
-        (start, _), (end, _) = await _resolved(lookup, first, region), await _resolved(lookup, second, region)
+        (start, _), (end, _) = await resolved(lookup, first, region), await resolved(lookup, second, region)
         found = await lookup.why(start, end)
         readable: list[RenderableType] = []
         if found.path:
@@ -170,11 +170,11 @@ async def _looking_up(settings: Settings) -> AsyncIterator["Lookup"]:
         yield Lookup(database)
 
 
-async def _resolved(lookup: "Lookup", who: str, region: str | None) -> "tuple[End, int]":
+async def resolved(lookup: "Lookup", who: str, region: str | None) -> "tuple[End, int]":
     """What WHO stands for, and a contact of its identity. Raises ReconError if it is nobody, erased, or ambiguous."""
     found = {}
     erased = None
-    for end in _readings(who, region):
+    for end in readings(who, region):
         try:
             contact_id = await _contact(lookup, end)
         except Erased as error:
@@ -202,7 +202,7 @@ async def _contact(lookup: "Lookup", end: "End") -> int | None:
         return end
 
 
-def _readings(who: str, region: str | None) -> "list[End]":
+def readings(who: str, region: str | None) -> "list[End]":
     """What WHO can be: by its prefix, or by its form."""
     kind, separator, value = who.partition(":")
     if not separator or kind not in {"id", "email", "phone"}:

@@ -81,8 +81,8 @@ def correction(answer: Mapping[str, Any], *, preview: bool) -> list[RenderableTy
         lines += [*([""] if number else []), show(Identity(ids[0], each["emails"], each["phoneNumbers"], ids[1]))]
     table = Table("", "", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in answer.items():
-        if name in _SHOWN and (value or value in (False, 0)):
-            table.add_row(Text(_SHOWN[name], style="bold"), _text("\n".join(map(_printable, _listed(value)))))
+        if name in _LABELS and (value or value in (False, 0)):
+            table.add_row(Text(_LABELS[name], style="bold"), _text("\n".join(map(_printable, _listed(value)))))
     if table.row_count:
         lines += [*([""] if identities else []), table]
     if answer.get("eventId") is None and "eventId" in answer:
@@ -93,7 +93,7 @@ def correction(answer: Mapping[str, Any], *, preview: bool) -> list[RenderableTy
 
 
 # The members of an answer besides identities, as a steward reads them.
-_SHOWN = {
+_LABELS = {
     "cut": "links cut",
     "released": "no longer kept apart",
     "contactIds": "contacts erased",

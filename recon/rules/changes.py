@@ -92,12 +92,18 @@ class Change:
 
     def detail(self) -> dict[str, Any]:
         """What the event's detail says of the change. All new contacts must have their ids."""
+        created = {
+            _id_of(part.root): [_id_of(record) for record in part.records if isinstance(record, New)]
+            for part in self.parts
+        }
         return {
             "cut": self.cut,
             "moved": [[loss.contact_id, loss.kind, _id_of(loss.to), loss.phone_number] for loss in self.losses],
             "created": [_id_of(new) for new in self.created],
             "deleted": self.deleted,
-            "roots": [[_id_of(root), old, contacts] for root, old, contacts in self.roots],
+            "roots": [
+                [_id_of(root), old, [*contacts, *created.get(_id_of(root), ())]] for root, old, contacts in self.roots
+            ],
             "links": [[member.stated() for member in members] for members in self.links],
             "left": [[event_id, member.stated()] for event_id, member in self.left],
             "parts": [_id_of(part.root) for part in self.parts],

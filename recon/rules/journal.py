@@ -88,9 +88,9 @@ class Event:
         A steward divided the identity whose primary was `primary_id`. `detail` is that of `changes.Change.detail`:
         "cut" has the names of links, "moved" [contact, "email" or "phoneNumber", the contact that has the identifier
         now, the text that the contact had if that is another], "created" and "deleted" contacts, "roots" [new root, old
-        root, [contacts whose root changed]], "links" the members of each operator link that it made, "left" [event with
-        the operator link, member that left it], "parts" the primaries afterwards, and "apart" whether they were to be
-        kept apart.
+        root, [contacts whose root changed, and new ones of that part]], "links" the members of each operator link that
+        it made, "left" [event with the operator link, member that left it], "parts" the primaries afterwards, and
+        "apart" whether they were to be kept apart.
     `blocked`
         A steward declared that `email` or `phone_key` identifies nobody. `detail` is as for `split`, for all identities
         that had the value; no contact has it now.

@@ -123,6 +123,20 @@ async def test_what_another_identity_has_stays(make_client: MakeClient, database
     assert [tuple(row) for row in await fetch(database_url, "SELECT id, email FROM contact")] == [(2, EMAIL)]
 
 
+async def test_what_another_contact_had_before(make_client: MakeClient, database_url: str) -> None:
+    """Events about contacts of other identities lose the identifiers, too, and nothing else."""
+    client = await make_client()
+    await post(client, "/identify", {"email": EMAIL})
+    await execute(database_url, "UPDATE contact SET email = 'doc@hillvalley.edu', phone_number = '5', phone_key = '5'")
+    await post(client, "/identify", {"email": EMAIL, "phoneNumber": PHONE})
+
+    await post(client, "/identities/3/erase", {})
+
+    assert await found(database_url, OTHERS) == {}
+    [edited] = await fetch(database_url, "SELECT detail FROM event WHERE kind = 'edited'")
+    assert json.loads(edited["detail"]) == {"phoneKey": None, "phoneNumber": None}
+
+
 async def test_what_is_written_while_the_erasure_is_planned(make_client: MakeClient, database_url: str) -> None:
     """Traces that come between the search and the lane are removed, too."""
     from recon.identities.erasing import _Search

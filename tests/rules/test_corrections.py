@@ -236,7 +236,7 @@ def undone(
             phone = text if text is not None else rows[holder].phone_number
             then[contact_id] = replace(then[contact_id], phone_number=phone, phone_key=key)
     for _, old, contacts in detail["roots"]:
-        for contact_id in contacts:
+        for contact_id in set(contacts).difference(detail["created"]):
             then[contact_id] = replace(then[contact_id], linked_id=None if contact_id == old else old)
     return then
 

@@ -1,0 +1,121 @@
+"""What an erasure looks for, and what it leaves of events."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from recon.rules.digests import digest
+from recon.rules.erasure import Traces, mentions, scrubbed
+from recon.rules.identifiers import plain_key, regional_key
+from recon.rules.journal import Event, Kind
+from recon.rules.links import Identifier
+
+EMAIL, PHONE = Identifier("email", "george@hillvalley.edu"), Identifier("phoneNumber", "12015550123")
+TRACES = Traces(
+    frozenset({1, 2}),
+    frozenset({EMAIL, PHONE, Identifier("email", "john doe")}),
+    frozenset({EMAIL.key, PHONE.key, "(201) 555-0123", "john doe"}),
+)
+
+
+def event(kind: Kind, **members: Any) -> Event:
+    """An event of which only these members are set."""
+    empty = dict.fromkeys(
+        ("primary_id", "other_id", "email", "phone_number", "phone_key", "source", "note", "detail", "undone_by")
+    )
+    return Event(9, datetime(2026, 1, 1, tzinfo=UTC), kind, **{**empty, **members})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "not george@hillvalley.edu.",
+        "GEORGE@HILLVALLEY.EDU called",
+        "called from (201) 555-0123",
+        "called from +1 201 555 0123, twice",
+        "<george@hillvalley.edu>",
+        "called himself John Doe",
+    ],
+)
+def test_notes_that_quote_the_person(note: str) -> None:
+    """Any form of an identifier counts."""
+    assert mentions(note, TRACES, regional_key("US"))
+
+
+@pytest.mark.parametrize("note", ["", "not george@hillvalley.education", "555-0123", "Doe, John", "12015550123456"])
+def test_notes_that_do_not(note: str) -> None:
+    """A longer value that contains an identifier is another one."""
+    assert not mentions(note, TRACES, plain_key)
+
+
+def test_an_event_about_the_person_alone() -> None:
+    """Only what it was, when, and the ids of the contacts stay."""
+    merged = event(Kind.MERGED, primary_id=1, other_id=2, email=EMAIL.key, phone_number="x", phone_key="y", note="n")
+
+    assert scrubbed(merged, TRACES, names=True) == event(Kind.MERGED, primary_id=1, other_id=2)
+
+
+def test_an_event_about_others_too() -> None:
+    """What it says of others stays, with what is needed to undo it for them."""
+    split = event(
+        Kind.SPLIT,
+        primary_id=1,
+        note="two people",
+        detail={
+            "cut": ["event:3"],
+            "moved": [[7, "phoneNumber", 2, "(201) 555-0123"], [7, "phoneNumber", 8, "5"], [7, "email", 8, None]],
+            "created": [2, 8],
+            "deleted": [],
+            "roots": [[7, 1, [7, 8]], [2, 1, [2]], [8, 1, [1, 8]]],
+            "links": [[{"email": EMAIL.key}, {"email": "biff"}]],
+            "left": [[4, {"phoneNumber": PHONE.key}], [4, {"email": "biff"}]],
+            "parts": [1, 7],
+            "apart": True,
+        },
+    )
+
+    left = scrubbed(split, TRACES, names=True)
+
+    assert left == event(
+        Kind.SPLIT,
+        primary_id=1,
+        detail={
+            "cut": ["event:3"],
+            "moved": [[7, "phoneNumber", 8, "5"], [7, "email", 8, None]],
+            "created": [8],
+            "deleted": [],
+            "roots": [[7, 1, [7, 8]], [8, 1, [8]]],
+            "links": [[{"email": "biff"}]],
+            "left": [[4, {"email": "biff"}]],
+            "parts": [1, 7],
+            "apart": True,
+        },
+    )
+
+
+def test_an_event_about_others_alone() -> None:
+    """It is the same object."""
+    other = event(Kind.KEPT_APART, primary_id=7, other_id=8, note="two people")
+
+    assert scrubbed(other, TRACES, names=False) is other
+
+
+def test_a_blocked_value_stays() -> None:
+    """It identifies nobody, so it is no person's."""
+    blocked = event(Kind.BLOCKED, primary_id=1, email="noreply@shop.example", note="the shop's own")
+
+    assert scrubbed(blocked, TRACES, names=True) is blocked
+
+
+def test_digests() -> None:
+    """A digest depends on the key, the kind and the identifier."""
+    found = {
+        digest(key, Identifier(kind, text))
+        for key in (b"a", b"b")
+        for kind in ("email", "phoneNumber")
+        for text in ("1", "2")
+    }
+
+    assert len(found) == 8
+    assert all(len(each) == 64 for each in found)
