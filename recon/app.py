@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 
 from aiohttp import web
 
@@ -22,8 +24,9 @@ from recon.identities.identify import Answer, Identify
 from recon.identities.lookup import Lookup
 from recon.keys import Keys, keys_of
 from recon.pages import docs
+from recon.rules.digests import check_of, digest
 from recon.rules.identifiers import Identifiers
-from recon.settings import Settings, allowed_hosts, database_settings, database_url, origins
+from recon.settings import Settings, allowed_hosts, database_settings, database_url, origins, suppress_key
 
 DATABASE = web.AppKey("database", Database)
 CLOSING = web.AppKey("closing", asyncio.Event)  # set when the process is about to end
@@ -40,7 +43,8 @@ def create_app(settings: Settings) -> web.Application:
     is waited for, with /readyz at 503. Raises Misconfigured for API keys that are not such.
     """
     database = make_database(settings)
-    identify = Identify(database, identify_response)
+    key = suppress_key(settings)
+    identify = Identify(database, identify_response, None if key is None else partial(digest, key))
     deadlines = Deadlines(settings.request_timeout)
     unsent = Unsent(settings.max_unsent)
     if settings.coalesce:
@@ -99,7 +103,9 @@ def _hosts(settings: Settings, keys: Keys | None) -> Hosts | None:
 
 def make_database(settings: Settings) -> Database:
     """The settings' database, not opened yet."""
-    return Database(database_url(settings), database_settings(settings))
+    key = suppress_key(settings)
+    check = None if key is None else check_of(key)
+    return Database(database_url(settings), replace(database_settings(settings), suppress_check=check))
 
 
 async def _database(app: web.Application) -> AsyncIterator[None]:

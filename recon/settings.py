@@ -85,6 +85,8 @@ class DatabaseSettings:
     pgbouncer : whether consecutive transactions of a connection may run in different server sessions.
     default_region : the region of the match keys that the process stores; the database's must be the same.
     isolation : the isolation level; a process always has SERIALIZABLE, and a test may show what less does.
+    suppress_check : what a database with suppressed identifiers must have (`digests.check_of`), None if the process has
+        no key for them; empty for a process that does not need to know them.
     """
 
     pool_size: int = 16
@@ -95,6 +97,7 @@ class DatabaseSettings:
     pgbouncer: bool = False
     default_region: str | None = None
     isolation: str = "SERIALIZABLE"
+    suppress_check: str | None = ""
 
 
 class Settings(BaseSettings):
@@ -153,7 +156,7 @@ class Settings(BaseSettings):
     suppress_key: Annotated[SecretStr, AfterValidator(_suppress_key)] | None = Field(
         None,
         description="Key of the digests that keep suppressed identifiers from returning, at least 32 characters. "
-        "Without it, `suppress` is refused; with another one, what was suppressed may return.",
+        "Without it, `suppress` is refused, and a database with suppressed identifiers is not served.",
         json_schema_extra=VARIABLE_ONLY,
     )
 
@@ -266,3 +269,8 @@ def origins(settings: Settings) -> frozenset[str]:
 def allowed_hosts(settings: Settings) -> frozenset[str]:
     """The settings' hosts besides loopback, one by one."""
     return frozenset((settings.allowed_hosts or "").lower().replace(",", " ").split())
+
+
+def suppress_key(settings: Settings) -> bytes | None:
+    """The key of the digests of suppressed identifiers; None without one."""
+    return None if settings.suppress_key is None else settings.suppress_key.get_secret_value().encode()

@@ -50,7 +50,7 @@ from recon.identities.guarding import Dismiss, SetGuards, fetch_blocked, fetch_l
 from recon.identities.linking import KeepApart, Link, Release
 from recon.identities.lookup import MAX_ID
 from recon.rules.identifiers import Identifiers, phone_key_for
-from recon.settings import Settings
+from recon.settings import Settings, suppress_key
 
 M = TypeVar("M", bound=BaseModel)
 Make: TypeAlias = Callable[[web.Request, Any], Correction]  # from a request and its parsed body
@@ -221,7 +221,7 @@ def _split(made: _Endpoints, settings: Settings) -> Endpoint:
 
 
 def _erase(made: _Endpoints, corrections: Corrections, settings: Settings) -> Endpoint:
-    key = None if settings.suppress_key is None else settings.suppress_key.get_secret_value().encode()
+    key = suppress_key(settings)
     phone_key = phone_key_for(settings.default_region)
 
     def erase(request: web.Request, body: EraseRequest) -> Erase:

@@ -293,9 +293,9 @@ def erase(*, who: str, suppress: bool, **options: Any) -> None:
     async def work(desk: Desk) -> None:
         from recon.api.decisions import decided
         from recon.identities.erasing import Erase
+        from recon.settings import suppress_key
 
-        secret = desk.settings.suppress_key
-        key = None if secret is None else secret.get_secret_value().encode()
+        key = suppress_key(desk.settings)
         phone_key = phone_key_for(desk.settings.default_region)
         contact_id = await desk.contact(who)
         await desk.make([Erase(contact_id, phone_key, suppress, key, desk.corrections.has_lane)], decided)

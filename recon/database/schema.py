@@ -34,6 +34,10 @@ WITH ids AS MATERIALIZED (
 SELECT setval(sequence, highest) FROM ids WHERE highest > coalesce(pg_sequence_last_value(sequence), 0)
 """
 _REGION = "SELECT default_region FROM setting"
+_HAS_OTHER_KEY = """
+SELECT EXISTS (SELECT FROM blocked WHERE kind = 'digest')
+    AND NOT EXISTS (SELECT FROM blocked WHERE kind = 'digest' AND key = $1)
+"""
 _SET_REGION = "UPDATE setting SET default_region = $1"
 # Writers wait until the transaction ends; readers do not. It conflicts with itself: one migration or repair at a time.
 _LOCK_CONTACTS = "LOCK TABLE contact IN SHARE ROW EXCLUSIVE MODE"
@@ -84,6 +88,17 @@ async def require_region(connection: Connection, region: str | None) -> None:
         f"recon is configured with the default region {region or 'none'}, but the database has {found or 'none'}: "
         + advice
     )
+
+
+async def require_suppress_key(connection: Connection, check: str | None) -> None:
+    """Raise NotPrepared if the database has suppressed identifiers whose digests another key made than this process's.
+
+    `check` is the process's, as in DatabaseSettings.
+    """
+    if check != "" and await connection.fetchval(_HAS_OTHER_KEY, check or ""):
+        raise NotPrepared(
+            "the database has suppressed identifiers: set RECON_SUPPRESS_KEY to the key that made their digests"
+        )
 
 
 async def fetch_region(connection: Connection) -> str | None:

@@ -20,7 +20,7 @@ from recon.database.definitions import SCHEMA_VERSION
 from recon.database.definitions import Connection as Connection  # noqa: PLC0414 (the layers above know it from here)
 from recon.database.grants import missing_steward_grants, warn_of_grants
 from recon.database.pool import Pool, T, Work
-from recon.database.schema import apply_schema, require_parts, require_served, skip_taken_ids
+from recon.database.schema import apply_schema, require_parts, require_served, require_suppress_key, skip_taken_ids
 from recon.errors import (
     NotPrepared,
     OutcomeUnknown,
@@ -85,6 +85,7 @@ class Database:
     def __init__(self, url: str, settings: DatabaseSettings = _DEFAULTS) -> None:
         self._url = url
         self._default_region = settings.default_region
+        self._suppress_check = settings.suppress_check
         self._retry_limit = settings.retry_limit
         self._begin = f"BEGIN ISOLATION LEVEL {settings.isolation}"
         self._begin_snapshot: str | None = None  # no need: the session's default isolation does it
@@ -157,6 +158,7 @@ class Database:
             try:
                 await require_parts(connection)
                 await require_served(connection, self._default_region)
+                await require_suppress_key(connection, self._suppress_check)
                 await warn_of_grants(connection)
             finally:
                 await self._pool.discard(connection)

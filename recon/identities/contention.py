@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from recon.database.transactions import Connection
 from recon.rules.clusters import Cluster, Clusters
-from recon.rules.guards import Values
+from recon.rules.guards import Digest, Values
 from recon.rules.identifiers import Identifiers
 from recon.rules.reconcile import Plan, Reason, decide
 from recon.sql import contacts as sql
@@ -27,20 +27,22 @@ class Held(NamedTuple):
 
 # From a batch and the most contacts in its answers to what is to be done, and for each request whether it has to wait;
 # nothing for none of them.
-Choose: TypeAlias = Callable[[Connection, Sequence[Identifiers], float], Awaitable[tuple[Plan, list[Held | None]]]]
-Fetch: TypeAlias = Callable[[Connection, Sequence[Identifiers], Values], Awaitable[Clusters]]
+Choose: TypeAlias = Callable[
+    [Connection, Sequence[Identifiers], float, Digest | None], Awaitable[tuple[Plan, list[Held | None]]]
+]
+Fetch: TypeAlias = Callable[[Connection, Sequence[Identifiers], Digest | None, Values], Awaitable[Clusters]]
 
 
 async def everything(
-    connection: Connection, batch: Sequence[Identifiers], most: float
+    connection: Connection, batch: Sequence[Identifiers], most: float, digest: Digest | None = None
 ) -> tuple[Plan, list[Held | None]]:
     """Decide all requests, with the roots of their clusters locked; raises RowsHeld when one is held too long."""
-    clusters = await _guarded(connection, sql.lock_clusters, batch)
+    clusters = await _guarded(connection, sql.lock_clusters, batch, digest)
     return await _decided(connection, batch, clusters, most), []
 
 
 async def what_is_free(
-    connection: Connection, batch: Sequence[Identifiers], most: float
+    connection: Connection, batch: Sequence[Identifiers], most: float, digest: Digest | None = None
 ) -> tuple[Plan, list[Held | None]]:
     """Decide the requests whose rows no other session holds, with these rows locked.
 
@@ -50,7 +52,7 @@ async def what_is_free(
     while True:
         places = [place for place, row in enumerate(held) if row is None]
         free = [batch[place] for place in places]
-        clusters = await _guarded(connection, sql.fetch_clusters, free)
+        clusters = await _guarded(connection, sql.fetch_clusters, free, digest)
         contacts = [contact for cluster in clusters.all for contact in cluster.contacts]
         touched = _roots(free, clusters)
         plan = await _decided(connection, free, clusters, most)
@@ -70,13 +72,15 @@ async def what_is_free(
                 held[places[nth]] = Held(row)
 
 
-async def _guarded(connection: Connection, fetch: Fetch, batch: Sequence[Identifiers]) -> Clusters:
+async def _guarded(
+    connection: Connection, fetch: Fetch, batch: Sequence[Identifiers], digest: Digest | None
+) -> Clusters:
     """The clusters of a batch. Where some share a value that is blocked, and that no request has, they stay apart."""
-    clusters = await fetch(connection, batch, frozenset())
+    clusters = await fetch(connection, batch, digest, frozenset())
     if clusters.mends:  # rare: rows of other programs
         blocked = await guards.blocked_among(connection, clusters.mends)
         if blocked:
-            clusters = await fetch(connection, batch, blocked)
+            clusters = await fetch(connection, batch, digest, blocked)
     return clusters
 
 

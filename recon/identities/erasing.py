@@ -8,7 +8,7 @@ from recon.errors import InvalidCorrection
 from recon.identities import subjects
 from recon.identities.corrections import Plan
 from recon.identities.subjects import Subject
-from recon.rules.digests import digest
+from recon.rules.digests import check_of, digest
 from recon.rules.erasure import Traces, candidates, is_wiped, mentions, scrubbed
 from recon.rules.guards import marks_of, opposed
 from recon.rules.journal import Event, Kind
@@ -43,9 +43,11 @@ class Erase:
     has_lane: bool = True
 
     async def plan(self, connection: Connection) -> Plan:
-        """Plan it. Raises InvalidCorrection if it is to suppress without a key."""
+        """Plan it. Raises InvalidCorrection if it is to suppress without the key of the database's digests."""
         if self.suppress and self.key is None:
             raise InvalidCorrection("To suppress identifiers, this process needs a key: set RECON_SUPPRESS_KEY.")
+        if self.suppress and self.key is not None and await erasure.has_other_key(connection, check_of(self.key)):
+            raise InvalidCorrection("The database has digests that another key made than RECON_SUPPRESS_KEY is.")
         erased_by = await sql.was_erased(connection, self.contact_id)
         if erased_by is not None:
             ids = await sql.find_erased(connection, self.contact_id)
@@ -149,9 +151,9 @@ class _Search:
         return len(events)
 
     def digests(self, subject: Subject, key: bytes) -> list[str]:
-        """The digests of the identifiers of its contacts."""
+        """The digests of the identifiers of its contacts, and that which tells which key made them."""
         held = {identifier for record in subject.records for identifier in identifiers_of(record)}
-        return sorted(digest(key, identifier) for identifier in held & self.traces.values)
+        return sorted({check_of(key), *(digest(key, identifier) for identifier in held & self.traces.values)})
 
 
 async def _kept_apart(connection: Connection, subject: Subject) -> list[int]:

@@ -11,7 +11,7 @@ from recon.errors import RowsHeld
 from recon.identities import contention
 from recon.identities.contention import Held
 from recon.rules.clusters import Cluster, Clusters, Identity, consolidate
-from recon.rules.guards import Cause, Kind
+from recon.rules.guards import Cause, Digest, Kind
 from recon.rules.identifiers import Identifiers
 from recon.rules.reconcile import Pair, Plan, Reason, Withheld, judge
 from recon.sql import contacts as sql
@@ -73,18 +73,22 @@ class Identify:
     ----------
     database : where the contacts are.
     encode : what makes an answer of an identity; called once for each state of an identity in a batch.
+    digest : what makes the digests of suppressed identifiers; None: none is looked up.
     """
 
-    def __init__(self, database: Database, encode: Callable[[Identity], bytes]) -> None:
+    def __init__(self, database: Database, encode: Callable[[Identity], bytes], digest: Digest | None = None) -> None:
         self._database = database
         self._encode = encode
+        self._digest = digest
 
     async def read(self, requests: Requests) -> list[Outcome]:
         """Answer the requests that would change nothing, unless they touch a large identity."""
         batch = requests()
         metrics.count_batch("read", len(batch))
 
-        clusters = await self._database.snapshot("read", lambda connection: sql.fetch_small_clusters(connection, batch))
+        clusters = await self._database.snapshot(
+            "read", lambda connection: sql.fetch_small_clusters(connection, batch, self._digest)
+        )
         large = clusters.larger_than(sql.LARGE)
         if not large:
             return await self._known(batch, clusters)
@@ -103,7 +107,9 @@ class Identify:
         batch = requests()
         metrics.count_batch("read large", len(batch))
 
-        clusters = await self._database.snapshot("read large", lambda connection: sql.fetch_clusters(connection, batch))
+        clusters = await self._database.snapshot(
+            "read large", lambda connection: sql.fetch_clusters(connection, batch, self._digest)
+        )
         return await self._known(batch, clusters)
 
     async def write(self, requests: Requests) -> Sequence[Outcome]:
@@ -124,7 +130,7 @@ class Identify:
 
     async def _applied(self, requests: Requests, choose: contention.Choose) -> Sequence[Outcome]:
         async def work(connection: Connection) -> tuple[Plan, list[Held | None]]:
-            plan, held = await choose(connection, requests(), MOST_ANSWERED)
+            plan, held = await choose(connection, requests(), MOST_ANSWERED, self._digest)
             if plan.changes_anything():
                 await sql.change_contacts(connection, plan)
             return plan, held

@@ -3,12 +3,17 @@
 import hashlib
 import hmac
 
-from recon.rules.links import Identifier
+_CHECK = ("", "")  # no identifier
 
 
-def digest(key: bytes, identifier: Identifier) -> str:
-    """The HMAC-SHA-256 of an identifier under a key, in hexadecimal digits.
+def digest(key: bytes, value: tuple[str, str]) -> str:
+    """The HMAC-SHA-256 under a key of an identifier, given as its kind and match key, in hexadecimal digits.
 
     Without the key, trying out all phone numbers would find those that a plain hash stands for.
     """
-    return hmac.new(key, f"{identifier.kind}\0{identifier.key}".encode(), hashlib.sha256).hexdigest()
+    return hmac.new(key, "\0".join(value).encode(), hashlib.sha256).hexdigest()
+
+
+def check_of(key: bytes) -> str:
+    """The digest that is stored beside the others, and tells whether a process has the key that made them."""
+    return digest(key, _CHECK)

@@ -1,6 +1,6 @@
 """Guards: the rules that withhold a link. Blocked values, keep-apart constraints and limits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple, TypeAlias
@@ -10,6 +10,7 @@ from recon.rules.identifiers import Identifiers
 Kind: TypeAlias = Literal["email", "phoneNumber"]
 Value: TypeAlias = tuple[Kind, str]  # an identifier by its match key
 Values: TypeAlias = frozenset[Value]
+Digest: TypeAlias = Callable[[Value], str]  # of a suppressed identifier
 
 # recon's own list: the texts that programs send for "nothing". docs/identities.md shows it.
 COMMON = frozenset(
@@ -71,7 +72,7 @@ class Guards:
     ----------
     max_emails, max_phones : the most that requests give an identity; 0 for no limit.
     block_common : whether recon's own list is in use.
-    blocked : the values that a steward blocked, among those of the batch.
+    blocked : the values that a steward blocked, or suppressed at an erasure, among those of the batch.
     """
 
     max_emails: int = 0

@@ -1,13 +1,13 @@
 """All SQL about contacts. Each statement is a named constant above the function that runs it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from recon.database.transactions import Connection
 from recon.rules.clusters import Clusters, Contact
-from recon.rules.guards import Guards, Value, Values, is_common
+from recon.rules.guards import Digest, Guards, Value, Values, is_common
 from recon.rules.identifiers import Identifiers
 from recon.rules.reconcile import Entry, Plan
 from recon.sql.guards import lose, mark
@@ -30,13 +30,14 @@ _ROOTS = """
 _COLUMNS = ", ".join(field.name for field in fields(Contact) if field.name not in {"rank", "source"})
 
 # The guards, in the snapshot that decides. They come behind the contacts as a row without an id, which has the settings
-# in place of marks; as one for each value of the batch that a steward blocked, if there is any.
+# in place of marks; as one for each value of the batch that is blocked, also by its digest ($3), if there is any.
 _WITH_GUARDS = f"""
 SELECT {_COLUMNS} FROM (
     {{members}}
     UNION ALL
     SELECT NULL, NULL, kind, NULL, key, ARRAY[max_emails, max_phones, block_common::int]::bigint[], NULL
-    FROM setting LEFT JOIN blocked ON key = ANY ($1::text[] || $2::text[]) WHERE only_row
+    FROM setting LEFT JOIN blocked ON key = ANY ($1::text[] || $2::text[] || $3::text[])
+    WHERE only_row
 ) AS found
 ORDER BY created_at, id"""
 
@@ -58,10 +59,10 @@ WITH {_ROOTS}
 
 
 async def fetch_clusters(
-    connection: Connection, batch: Sequence[Identifiers], blocked: Values = frozenset()
+    connection: Connection, batch: Sequence[Identifiers], digest: Digest | None = None, blocked: Values = frozenset()
 ) -> Clusters:
     """Every cluster that the batch touches, with the guards; `blocked` are other values that a steward blocked."""
-    return await _clusters(connection, FETCH_CLUSTERS, batch, blocked)
+    return await _clusters(connection, FETCH_CLUSTERS, batch, digest, blocked)
 
 
 # Read pass: the same for small identities; of a large one, only LARGE + 1 contacts or a few more. Each walk along an
@@ -87,9 +88,11 @@ WITH {_SMALL_ROOTS}
 )
 
 
-async def fetch_small_clusters(connection: Connection, batch: Sequence[Identifiers]) -> Clusters:
+async def fetch_small_clusters(
+    connection: Connection, batch: Sequence[Identifiers], digest: Digest | None = None
+) -> Clusters:
     """Every cluster that the batch touches, with the guards; of one with more than LARGE contacts, not all of them."""
-    return await _clusters(connection, FETCH_SMALL_CLUSTERS, batch)
+    return await _clusters(connection, FETCH_SMALL_CLUSTERS, batch, digest)
 
 
 # Which cluster each identifier of a batch leads to, for the batches that touch a large identity. One is enough: where
@@ -126,10 +129,10 @@ WITH {_ROOTS},
 
 
 async def lock_clusters(
-    connection: Connection, batch: Sequence[Identifiers], blocked: Values = frozenset()
+    connection: Connection, batch: Sequence[Identifiers], digest: Digest | None = None, blocked: Values = frozenset()
 ) -> Clusters:
     """The same, locked until COMMIT."""
-    return await _clusters(connection, LOCK_CLUSTERS, batch, blocked)
+    return await _clusters(connection, LOCK_CLUSTERS, batch, digest, blocked)
 
 
 # When another session holds a row that a batch needs: lock the rows that are free, without waiting for the others.
@@ -164,30 +167,45 @@ async def wait_for_table(connection: Connection) -> None:
 
 
 async def _clusters(
-    connection: Connection, statement: str, batch: Sequence[Identifiers], blocked: Values = frozenset()
+    connection: Connection,
+    statement: str,
+    batch: Sequence[Identifiers],
+    digest: Digest | None,
+    blocked: Values = frozenset(),
 ) -> Clusters:
     # Sets, as many concurrent requests may be about the same person.
     emails = {request.email for request in batch if request.email is not None}
     phone_keys = {request.phone_key for request in batch if request.phone_key is not None}
+    digests = {} if digest is None else _digests(digest, emails, phone_keys)
     common_emails = {email for email in emails if is_common("email", email)}
     common_phones = {key for key in phone_keys if is_common("phoneNumber", key)}
     # Thousands of identities may still have a value that is blocked since: it leads to none of them.
-    rows = await connection.fetch(statement, list(emails - common_emails), list(phone_keys - common_phones))
-    guards = _guards(rows)
+    less = list(emails - common_emails), list(phone_keys - common_phones)
+    rows = await connection.fetch(statement, *less, list(digests))
+    guards = _guards(rows, digests)
     if (common_emails or common_phones) and not guards.block_common:
-        rows = await connection.fetch(statement, list(emails), list(phone_keys))
-        guards = _guards(rows)
+        rows = await connection.fetch(statement, list(emails), list(phone_keys), list(digests))
+        guards = _guards(rows, digests)
     if blocked:
         guards.blocked |= blocked
     return Clusters([Contact(rank, *row) for rank, row in enumerate(rows)], guards)
 
 
-def _guards(rows: list[Any]) -> Guards:
+def _digests(digest: Digest, emails: Iterable[str], phone_keys: Iterable[str]) -> dict[str, Value]:
+    """The identifiers by their digests."""
+    values: list[Value] = [("email", email) for email in emails]
+    values += [("phoneNumber", key) for key in phone_keys]
+    return {digest(value): value for value in values}
+
+
+def _guards(rows: list[Any], digests: Mapping[str, Value]) -> Guards:
     """Take the rows without an id, which come last, off the rows of contacts: the guards."""
     blocked: set[Value] = set()
     while rows and rows[-1][0] is None:
         _, _, kind, _, key, settings = rows.pop()
-        if key is not None:
+        if kind == "digest" and key in digests:
+            blocked.add(digests[key])
+        elif key is not None:
             blocked.add((kind, key))
     max_emails, max_phones, block_common = settings
     return Guards(max_emails, max_phones, bool(block_common), frozenset(blocked))

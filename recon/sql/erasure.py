@@ -153,6 +153,18 @@ async def delete_contacts(connection: Connection, ids: Sequence[int], event_id: 
     await connection.execute(RECORD_ERASED, ids, event_id)
 
 
+HAS_OTHER_KEY = """
+SELECT EXISTS (SELECT FROM blocked WHERE kind = 'digest')
+    AND NOT EXISTS (SELECT FROM blocked WHERE kind = 'digest' AND key = $1::text)
+"""
+
+
+async def has_other_key(connection: Connection, check: str) -> bool:
+    """Tell whether there are digests that another key made than the one of this check (`digests.check_of`)."""
+    found: bool = await connection.fetchval(HAS_OTHER_KEY, check)
+    return found
+
+
 async def suppress(connection: Connection, digests: Sequence[str], event_id: int) -> None:
     """Keep digests of identifiers, so that no request brings these back."""
     await connection.execute(SUPPRESS, digests, event_id)

@@ -269,6 +269,39 @@ async def test_suppress(make_client: MakeClient, database_url: str) -> None:
     digests = {row["key"] for row in await fetch(database_url, "SELECT key FROM blocked WHERE kind = 'digest'")}
     assert digests == {
         hmac.new(key.encode(), text, hashlib.sha256).hexdigest()
-        for text in (b"email\0george@hillvalley.edu", b"phoneNumber\x00919191")
+        for text in (b"email\0george@hillvalley.edu", b"phoneNumber\x00919191", b"\0")  # the last tells the key
     }
     assert await (await client.get("/blocked")).json() == {"blocked": [], "next": None}
+
+
+async def test_what_is_suppressed_does_not_return(make_client: MakeClient, database_url: str) -> None:
+    """A request with a suppressed identifier is answered as with a blocked one; others are as ever."""
+    client = await make_client(suppress_key="k" * 32)
+    await client.post("/identify", json=GEORGE)
+    await made(client, "/identities/1/erase", {"suppress": True})
+
+    again = await client.post("/identify", json={"email": " GEORGE@hillvalley.edu", "phoneNumber": "91-91-91"})
+    partly = await (await client.post("/identify", json={"email": "mcfly@x.io", "phoneNumber": "919191"})).json()
+    swapped = await (await client.post("/identify", json={"email": "919191"})).json()
+
+    assert (again.status, (await again.json(content_type=None))["type"]) == (422, "urn:recon:blocked")
+    assert partly["contact"]["phoneNumbers"] == []
+    assert [each["reason"] for each in partly["withheld"]] == ["blocked"]
+    assert swapped["contact"]["emails"] == ["919191"]  # it was a phone number that was suppressed
+
+
+async def test_the_key_of_what_is_suppressed(make_client: MakeClient, database_url: str) -> None:
+    """A process without this key does not start to serve: it would let the person return. Nor does another key do."""
+    client = await make_client(suppress_key="k" * 32)
+    for said in (GEORGE, BIFF):
+        await client.post("/identify", json=said)
+    other = await make_client(suppress_key="x" * 32)
+    await made(client, "/identities/1/erase", {"suppress": True})
+
+    problem = await refused(other, "/identities/2/erase", {"suppress": True}, 422)
+    assert "another key" in problem["detail"]
+    for settings in ({}, {"suppress_key": "x" * 32}):
+        late = await make_client(**settings)
+        assert (await late.post("/identify", json=GEORGE)).status == 503
+        assert (await late.get("/readyz")).status == 503
+    assert (await (await make_client(suppress_key="k" * 32)).post("/identify", json=GEORGE)).status == 422

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from recon.database.transactions import Connection
 from recon.rules.clusters import Clusters
-from recon.rules.guards import Values
+from recon.rules.guards import Digest, Values
 from recon.rules.identifiers import Identifiers
 from recon.sql import contacts as sql
 
@@ -87,9 +87,13 @@ class AllHaveRead:
         self._statement = statement
 
     async def __call__(
-        self, connection: Connection, batch: Sequence[Identifiers], blocked: Values = frozenset()
+        self,
+        connection: Connection,
+        batch: Sequence[Identifiers],
+        digest: Digest | None = None,
+        blocked: Values = frozenset(),
     ) -> Clusters:
-        clusters = await sql._clusters(connection, self._statement, batch, blocked)
+        clusters = await sql._clusters(connection, self._statement, batch, digest, blocked)
         if self._left:
             self._left -= 1
             await self._barrier.wait()

@@ -196,9 +196,9 @@ async def test_large_identities_take_turns(submit: Submit, database_url: str, mo
     batches: list[list[str | None]] = []
     original = sql.fetch_clusters
 
-    async def noted(connection: asyncpg.Connection, batch: Sequence[Identifiers]) -> Clusters:
+    async def noted(connection: asyncpg.Connection, batch: Sequence[Identifiers], *more: Any) -> Clusters:
         batches.append([request.email for request in batch])
-        return await original(connection, batch)
+        return await original(connection, batch, *more)
 
     monkeypatch.setattr(sql, "fetch_clusters", noted)
     asked = ["large-1", "second", "large-2", "second-2", "large-3"]

@@ -36,11 +36,11 @@ FROM generate_series(2, {rows}, 10) AS n
 BATCH = 64
 INDEXED = {"contact", "event", "event_contact", "erased", "blocked", "setting"}
 
-_ASKED = [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)]]
+_ASKED = [[f"e{n}@example.org" for n in range(BATCH)], [str(n) for n in range(BATCH)], ["a digest"]]
 STATEMENTS: dict[str, tuple[str, list[Any]]] = {
     "fetch": (sql.FETCH_CLUSTERS, _ASKED),
     "fetch small": (sql.FETCH_SMALL_CLUSTERS, _ASKED),
-    "find roots": (sql.FIND_ROOTS, _ASKED),
+    "find roots": (sql.FIND_ROOTS, _ASKED[:2]),
     "lock free": (sql.LOCK_FREE_ROWS, [[*range(BATCH)]]),
     "wait": (sql.WAIT_FOR_ROW, [1]),
     "lock": (sql.LOCK_CLUSTERS, _ASKED),
@@ -62,8 +62,8 @@ STATEMENTS: dict[str, tuple[str, list[Any]]] = {
 _NEW = [*range(1, BATCH + 1)]
 _MERGES = [[BATCH + 1], ["merged"], [1], [None], [6], [None], ["e1@example.org"], ["6"], ["6"], ["shop"], [None]]
 STATEMENTS |= {
-    "blocked among": (guards.BLOCKED_AMONG, _ASKED),
-    "recorded": (guards.RECORDED, _ASKED),
+    "blocked among": (guards.BLOCKED_AMONG, _ASKED[:2]),
+    "recorded": (guards.RECORDED, _ASKED[:2]),
     "lose": (guards.LOSE, [[1, 2], "email", [2]]),
     "mark": (guards.MARK, [[1, 2], ["{7,0,1}"] * 2]),
     "find root by id": (journal.FIND_ROOT, [5, None, None]),
