@@ -48,10 +48,16 @@ FROM live WHERE {column} IS NOT NULL GROUP BY {column} HAVING min(root) <> max(r
 """
 EMAIL_IN_ONE_CLUSTER = ONE_CLUSTER.format(live=_LIVE, name="email", column="email")
 PHONE_IN_ONE_CLUSTER = ONE_CLUSTER.format(live=_LIVE, name="phone", column="phone_key")
+# A contact may say what another one says once a guard or a correction has taken one of its identifiers.
 NO_REPETITION = f"""
-WITH {_LIVE}
+WITH {_LIVE},
+    lost AS MATERIALIZED (
+        SELECT (moved ->> 0)::bigint AS id FROM event, jsonb_array_elements(detail -> 'moved') AS moved
+        WHERE kind IN ('split', 'blocked', 'withheld')
+    )
 SELECT format('I5: contacts %s say the same', string_agg(id::text, ', ' ORDER BY id))
-FROM live GROUP BY root, email, phone_key HAVING count(*) > 1 ORDER BY min(id)
+FROM live WHERE id NOT IN (SELECT id FROM lost)
+GROUP BY root, email, phone_key HAVING count(*) > 1 ORDER BY min(id)
 """
 # A constraint is in force as long as contacts carry its marks. One contact of each side is named.
 KEPT_APART = f"""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from recon.sql.invariants import check
 from tests.api.test_corrections import (
     BIFF,
     BOTH,
@@ -274,7 +275,7 @@ async def test_suppress(make_client: MakeClient, database_url: str) -> None:
     assert await (await client.get("/blocked")).json() == {"blocked": [], "next": None}
 
 
-async def test_what_is_suppressed_does_not_return(make_client: MakeClient, database_url: str) -> None:
+async def test_what_is_suppressed_does_not_return(make_client: MakeClient) -> None:
     """A request with a suppressed identifier is answered as with a blocked one; others are as ever."""
     client = await make_client(suppress_key="k" * 32)
     await client.post("/identify", json=GEORGE)
@@ -290,7 +291,7 @@ async def test_what_is_suppressed_does_not_return(make_client: MakeClient, datab
     assert swapped["contact"]["emails"] == ["919191"]  # it was a phone number that was suppressed
 
 
-async def test_the_key_of_what_is_suppressed(make_client: MakeClient, database_url: str) -> None:
+async def test_the_key_of_what_is_suppressed(make_client: MakeClient) -> None:
     """A process without this key does not start to serve: it would let the person return. Nor does another key do."""
     client = await make_client(suppress_key="k" * 32)
     for said in (GEORGE, BIFF):
@@ -305,3 +306,14 @@ async def test_the_key_of_what_is_suppressed(make_client: MakeClient, database_u
         assert (await late.post("/identify", json=GEORGE)).status == 503
         assert (await late.get("/readyz")).status == 503
     assert (await (await make_client(suppress_key="k" * 32)).post("/identify", json=GEORGE)).status == 422
+
+
+async def test_contacts_that_say_the_same_after_a_block(client: Client, database_url: str) -> None:
+    """A contact that lost its phone number may be left with what another one says: that violates nothing."""
+    for said in ({"email": "a"}, {"email": "a", "phoneNumber": "1"}):
+        await client.post("/identify", json=said)
+
+    await made(client, "/blocked", {"phoneNumber": "1"})
+
+    assert [row["email"] for row in await fetch(database_url, "SELECT email FROM contact")] == ["a", "a"]
+    assert (await check(database_url))[0] == []
