@@ -43,7 +43,9 @@ class _Decision(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     note: Annotated[str, AfterValidator(_note)] | None = Field(
-        default=None, description=f"Why: it is stored with the event. At most {MAX_NOTE} characters."
+        default=None,
+        description=f"Why: it is stored with the event. At most {MAX_NOTE} characters.",
+        json_schema_extra={"pattern": rf"^[^\x00-\x08\x0b-\x1f]{{0,{MAX_NOTE}}}$"},
     )
     dryRun: bool = Field(default=False, description="Answer what the correction would come to, and change nothing.")
 
@@ -57,12 +59,19 @@ _ID = Field(ge=0, le=MAX_ID, description="The id of any contact of the other ide
 Value: TypeAlias = ByEmail | ByPhoneNumber
 
 
+def _either(one: str, one_type: str | list[str], other: str, other_type: str | list[str]) -> dict[str, Any]:
+    """The schema of exactly one of two members. Each may be null, which means that it was not given."""
+
+    def only(given: str, its_type: str | list[str], absent: str) -> dict[str, Any]:
+        return {"required": [given], "properties": {given: {"type": its_type}, absent: {"type": "null"}}}
+
+    return {"oneOf": [only(one, one_type, other), only(other, other_type, one)]}
+
+
 class SplitRequest(_Decision):
     """How to divide an identity: either by the links to cut, or by the identifiers to move out."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["links"]}, {"required": ["parts"]}]},
-    )
+    model_config = ConfigDict(json_schema_extra=_either("links", "array", "parts", "array"))
 
     links: list[str] | None = Field(
         default=None, description="Names of links, as `/identities/{contactId}/links` shows them. They are cut."
@@ -92,9 +101,7 @@ class KeepApartRequest(_Decision):
 class ReleaseRequest(_Decision):
     """A constraint to lift: that of an event, or all between two identities."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["contactId"]}, {"required": ["eventId"]}]},
-    )
+    model_config = ConfigDict(json_schema_extra=_either("contactId", "integer", "eventId", "integer"))
 
     contactId: Annotated[int, _ID] | None = None
     eventId: Annotated[int, Field(ge=0, le=MAX_ID, description="The event that keeps identities apart.")] | None = None
@@ -107,9 +114,7 @@ class DismissRequest(_Decision):
 class BlockRequest(_Decision):
     """A value: either an email or a phone number."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["email"]}, {"required": ["phoneNumber"]}]},
-    )
+    model_config = ConfigDict(json_schema_extra=_either("email", "string", "phoneNumber", ["string", "integer"]))
 
     email: Annotated[str, AfterValidator(normal_email), AfterValidator(_given)] | None = Field(
         default=None,

@@ -36,7 +36,7 @@ ROUND = 250  # examples, each of several inputs, between two lines of progress
 
 BOUND = 20  # seconds within which everything must be answered or closed, even on a busy machine
 
-pytestmark = pytest.mark.timeout(120 + 2 * SECONDS)
+pytestmark = pytest.mark.timeout(300 + 2 * SECONDS)
 
 
 def report(what: str) -> None:
@@ -55,11 +55,19 @@ def assert_untroubled(process: Process, database_url: str) -> None:
 
 # The API, as its document describes it
 
+# What a valid request may be answered with, besides success: the identity is gone (410), or the request has only blocked
+# values, or an Idempotency-Key that came before with another request (422).
+_EXPECTED = """
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "410", "422", "429", "5xx"]
+"""
+
 
 def test_the_api(start_recon: StartRecon, database_url: str, tmp_path: Path) -> None:
     """recon accepts what /openapi.json allows, refuses what it forbids, and every response is documented."""
     process = start_recon(env=os.environ | {"DATABASE_URL": database_url})  # an option would be warned of
     results = tmp_path / "report.json"
+    (tmp_path / "schemathesis.toml").write_text(_EXPECTED)
     bounds = (
         ["--max-time", str(SECONDS), "--generation-database", "none"]
         if SECONDS
