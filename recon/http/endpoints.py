@@ -1,7 +1,7 @@
 """One record per endpoint, and the routes that are made from the records.
 
 A new endpoint is a record and its handler. Derived from the records are: the router, the access check, CORS preflight,
-405 with Allow, the labels of metrics and log, the OpenAPI document, and README's table of endpoints.
+405 with Allow, the labels of metrics and log, the OpenAPI document, and the table in docs/api.md.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Endpoint:
     method, path : `path` may have parameters, such as /contacts/{id}. This pattern is the label of metrics and log.
     handler : takes the request and returns the response. GET also answers HEAD, for which no body is sent.
     scope : the scope that the API key of a request must have; None if no key is needed.
-    summary : one line for the OpenAPI document and README; empty for files that neither lists.
+    summary : one line for the OpenAPI document and docs/api.md; empty for files that neither lists.
     operation : the OpenAPI operation, or None for an endpoint that is not in the document. A model may stand where a
         schema is expected. Derived are: summary, path parameters that are plain strings, security, and the problems
         that follow from this record (401, 403, 421, and with a request body 408, 413, 415).
