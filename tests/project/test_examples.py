@@ -52,7 +52,7 @@ def served(tmp_path: Path, database_url: str) -> Iterator[Process]:
         yield start("--database-url", database_url)
 
 
-@pytest.mark.parametrize(("page", "least"), [("README.md", 8), ("docs/identities.md", 25)])
+@pytest.mark.parametrize(("page", "least"), [("README.md", 8), ("docs/identities.md", 36)])
 def test_the_commands_of_a_page_have_its_answers(page: str, least: int, served: Process, database_url: str) -> None:
     """Run one after another on an empty database, curl and recon answer as the page says, times and spaces aside."""
     environment = os.environ | {"RECON_DATABASE_URL": database_url}
