@@ -106,8 +106,8 @@ class Interrupted:
 
     async def plan(self, connection: Connection) -> Plan:
         """Plan it, and let the other thing happen."""
-        planned = await self._correction.plan(connection)
         self.plans += 1
+        planned = await self._correction.plan(connection)
         if self.plans <= self._times:
             await self._happens()
         return planned
