@@ -195,15 +195,16 @@ class Database:
         through pgbouncer, where other clients share the session). `work` may run more than once.
         """
         return await self._until_serial(
-            step, work if self._begin_snapshot is None else _transaction(self._begin_snapshot, work)
+            step, work if self._begin_snapshot is None else _reading(self._begin_snapshot, work)
         )
 
     async def reading(self, step: str, work: Work[T]) -> T:
         """Run `work`, statements that only read, on one snapshot, which is the state after some committed transaction.
 
-        No writer waits for it. `work` may run more than once. Raises what `serializable` raises.
+        No writer waits for it. `work` may run more than once. Raises what `serializable` raises, but not
+        OutcomeUnknown: nothing was changed.
         """
-        return await self._until_serial(step, _transaction(self._begin_reading, work))
+        return await self._until_serial(step, _reading(self._begin_reading, work))
 
     async def serializable(self, step: str, work: Work[T]) -> T:
         """Run `work` in a serializable transaction, COMMIT included, until it commits without a serialization conflict.
@@ -218,7 +219,7 @@ class Database:
     async def planning(self, work: Work[T], seconds: float) -> T:
         """Run `work` as `reading` does, with a time limit of its own for the transaction and each statement of it."""
         begin = self._begin_reading + _statement_timeout(seconds)
-        return await self._correction("plan correction", begin, work, seconds)
+        return await self._correction("plan correction", _reading(begin, work), seconds)
 
     async def correcting(self, work: Work[T], seconds: float) -> T:
         """Run `work` as `serializable` does, with a time limit of its own for the transaction and each statement of it.
@@ -229,11 +230,11 @@ class Database:
         # Before the lane: a correction waits for it as long as it may.
         begin, separator, lane = self._begin.partition("; LOCK TABLE")
         begin += _statement_timeout(seconds) + separator + lane
-        return await self._correction("correct", begin, work, seconds)
+        return await self._correction("correct", _transaction(begin, work), seconds)
 
-    async def _correction(self, step: str, begin: str, work: Work[T], seconds: float) -> T:
+    async def _correction(self, step: str, transaction: Work[T], seconds: float) -> T:
         try:
-            return await self._until_serial(step, _transaction(begin, work), seconds)
+            return await self._until_serial(step, transaction, seconds)
         except asyncpg.InsufficientPrivilegeError as error:
             missing = "; ".join(await self._pool.run(missing_steward_grants))
             raise Unavailable(
@@ -309,17 +310,31 @@ def _statement_timeout(seconds: float) -> str:
 
 def _transaction(begin: str, work: Work[T]) -> Work[T]:
     async def transaction(connection: Connection) -> T:
-        await connection.execute(begin)
-        try:
-            result = await work(connection)
-        except asyncpg.PostgresError:  # after anything else the pool closes the session
-            if not connection.is_closed():
-                await connection.execute("ROLLBACK")
-            raise
+        result = await _begun(connection, begin, work)
         await _commit(connection)
         return result
 
     return transaction
+
+
+def _reading(begin: str, work: Work[T]) -> Work[T]:
+    async def transaction(connection: Connection) -> T:
+        result = await _begun(connection, begin, work)
+        # If the connection is lost here, it is known that nothing was changed: that is Unavailable, not OutcomeUnknown.
+        await connection.execute("COMMIT")
+        return result
+
+    return transaction
+
+
+async def _begun(connection: Connection, begin: str, work: Work[T]) -> T:
+    await connection.execute(begin)
+    try:
+        return await work(connection)
+    except asyncpg.PostgresError:  # after anything else the pool closes the session
+        if not connection.is_closed():
+            await connection.execute("ROLLBACK")
+        raise
 
 
 async def _commit(connection: Connection) -> None:

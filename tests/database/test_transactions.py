@@ -158,6 +158,18 @@ async def test_a_connection_lost_in_commit_leaves_the_outcome_unknown(database: 
         await database.serializable("test", lambda connection: connection.execute(INSERT))
 
 
+async def test_a_connection_lost_after_reading_leaves_nothing_unknown(database: Database, database_url: str) -> None:
+    """What only reads has changed nothing, also when it loses its connection in COMMIT."""
+
+    async def lost(connection: Connection) -> None:
+        await execute(database_url, f"SELECT pg_terminate_backend({connection.get_server_pid()}, 5000)")
+
+    for reading in (database.reading("test", lost), database.planning(lost, 5)):
+        with pytest.raises(Unavailable) as raised:
+            await reading
+        assert type(raised.value) is Unavailable
+
+
 async def test_completion_unknown_is_not_retried(database: Database) -> None:
     """40003 is no reason to try again, wherever it comes."""
 
