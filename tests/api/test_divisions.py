@@ -72,14 +72,21 @@ async def test_split_by_parts(client: Client, database_url: str) -> None:
     assert await (await client.get("/identities/3")).json() == {"contact": split["contacts"][1]}
 
 
-async def test_a_split_and_the_link_that_undoes_it(merged: Client) -> None:
-    """The link gives the same identity and ids back."""
+@pytest.mark.parametrize("form", ["parts", "links"])
+async def test_a_split_and_the_link_that_undoes_it(form: str, merged: Client) -> None:
+    """The split gives both former identities and ids back, and the link the one. Then the link itself is cut."""
     before = await (await merged.get("/identities/1")).json()
-    await made(merged, "/identities/1/split", {"parts": [[{"email": BIFF["email"]}, {"phoneNumber": "717171"}]]})
+    biff = [{"email": BIFF["email"]}, {"phoneNumber": "717171"}]
+    for _ in range(2):
+        newest = (await (await merged.get("/identities/1/links")).json())["links"][-1]["name"]
+        split = {"parts": [biff]} if form == "parts" else {"links": [newest]}
+        assert (await made(merged, "/identities/1/split", split))["contacts"] == [ONE, TWO]
 
-    linked = await made(merged, "/identities/2/link", {"contactId": 1, "release": True})
+        linked = await made(merged, "/identities/2/link", {"contactId": 1, "release": True})
 
-    assert {"contact": linked["contact"]} == before == {"contact": BOTH}
+        assert {"contact": linked["contact"]} == before == {"contact": BOTH}
+        for contact_id in (1, 2):
+            assert await (await merged.get(f"/identities/{contact_id}")).json() == before
 
 
 async def test_what_does_not_divide(merged: Client, database_url: str) -> None:
