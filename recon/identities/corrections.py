@@ -72,6 +72,10 @@ async def _unchanged(_: Connection) -> bool:
     return True
 
 
+def _always(_: str) -> bool:
+    return True
+
+
 async def _nothing(_: Connection, __: int) -> None:
     pass
 
@@ -93,6 +97,7 @@ class Plan:
     touched : the contacts that it changes, besides the roots.
     has_state : whether the answer has the state.
     keeps_note : whether the event has the steward's note.
+    keeps_key : whether the answer is stored under this Idempotency-Key. One that is not has to be repeatable without.
     """
 
     states: Mapping[int, State]
@@ -106,6 +111,7 @@ class Plan:
     touched: Collection[int] = ()
     has_state: bool = False
     keeps_note: bool = True
+    keeps_key: Callable[[str], bool] = _always
 
     @property
     def state(self) -> str | None:
@@ -283,7 +289,7 @@ class _Attempt:
             note = terms.note if plan.keeps_note else None
             await sql.write_event(connection, position, plan.event, terms.source, note)
         answer = self._answer(plan, position)
-        if terms.key is not None:
+        if terms.key is not None and plan.keeps_key(terms.key):
             # Of a correction that was in effect, `position` is its place in the order of events, without an event.
             done = Stored(terms.request, answer)
             await sql.store_correction(connection, terms.key, terms.source or "", position, done)

@@ -9,7 +9,7 @@ from recon.identities import subjects
 from recon.identities.corrections import Plan
 from recon.identities.subjects import Subject
 from recon.rules.digests import check_of, digest
-from recon.rules.erasure import Traces, candidates, is_wiped, mentions, scrubbed
+from recon.rules.erasure import Quotes, Traces, candidates, is_wiped, scrubbed
 from recon.rules.guards import marks_of, opposed
 from recon.rules.journal import Event, Kind
 from recon.rules.links import identifiers_of
@@ -51,7 +51,8 @@ class Erase:
         erased_by = await sql.was_erased(connection, self.contact_id)
         if erased_by is not None:
             ids = await sql.find_erased(connection, self.contact_id)
-            return Plan({}, None, erased_by, more={"contactIds": ids, "keptApart": [], "reminder": REMINDER})
+            more = {"contactIds": ids, "keptApart": [], "reminder": REMINDER}
+            return Plan({}, None, erased_by, more=more, keeps_key=lambda _: False)
         subject = await subjects.find(connection, self.contact_id, live=False)
         search = await _Search.of(connection, subject, self)
         ids = sorted(search.traces.contacts)
@@ -76,6 +77,7 @@ class Erase:
             touched=ids,
             has_state=True,
             keeps_note=False,  # it could say who was erased
+            keeps_key=lambda key: not search.quotes.found_in(key),
         )
 
 
@@ -85,6 +87,7 @@ class _Search:
 
     Attributes
     ----------
+    quotes : finds the identifiers in notes and keys.
     after : the highest position that was searched; what was written later is searched in the lane.
     wiped : the events of which nothing stays but what kind they were of, when, and which contacts they named.
     scrubbed : the events of which a part stays.
@@ -93,7 +96,7 @@ class _Search:
     """
 
     traces: Traces
-    phone_key: Callable[[str], str]
+    quotes: Quotes
     after: int
     wiped: set[int] = field(default_factory=set)
     scrubbed: set[int] = field(default_factory=set)
@@ -112,9 +115,9 @@ class _Search:
             frozenset(text for texts in own.values() for text in texts),
         )
         after = await erasure.newest(connection) if erase.has_lane else 0
-        search = cls(traces, erase.phone_key, after)
+        search = cls(traces, Quotes(traces, erase.phone_key), after)
         search.sort(*await erasure.find_traces(connection, traces))
-        search.answers = await erasure.find_answers(connection, traces, search.wiped | search.scrubbed)
+        search.answers = await search.find_answers(connection, search.wiped | search.scrubbed)
         search.withheld = await withheld.find_with_values(connection, traces.values)
         return search
 
@@ -132,16 +135,21 @@ class _Search:
     def scrub(self, event: Event, naming: set[int]) -> Event:
         """What is left of an event."""
         left = scrubbed(event, self.traces, self._is_about(event, naming))
-        if left.note is not None and mentions(left.note, self.traces, self.phone_key):
+        if left.note is not None and self.quotes.found_in(left.note):
             return replace(left, note=None)
         return left
+
+    async def find_answers(self, connection: Connection, events: set[int], after: int = 0) -> set[Answer]:
+        """The records of corrections after a position that have traces, in their keys too, or are of these events."""
+        quoting = {each for each in await erasure.find_keys(connection, after) if self.quotes.found_in(each.key)}
+        return quoting | await erasure.find_answers(connection, self.traces, events, after)
 
     async def remove(self, connection: Connection) -> int:
         """Remove all traces, those written since the search too; return of how many events."""
         later, naming = await erasure.find_traces(connection, self.traces, self.after)
         self.sort(later, naming)
         events = self.wiped | self.scrubbed
-        answers = await erasure.find_answers(connection, self.traces, events, self.after)
+        answers = await self.find_answers(connection, events, self.after)
         await erasure.wipe_events(connection, self.wiped)
         # As they are now: another erasure may have scrubbed them since the search.
         found = await erasure.fetch_events(connection, self.scrubbed)

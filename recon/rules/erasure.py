@@ -7,13 +7,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from unicodedata import normalize
 
-from recon.rules.identifiers import normal_email
 from recon.rules.journal import Event, Kind, Record
 from recon.rules.links import Identifier, identifiers_of
 
-_WORD = re.compile(r"[^\s,;:<>()\[\]\"'!?]+")
-_NUMBER = re.compile(r"\+?\d[\d\s().+/-]*")
+_GROUP = re.compile(r"\d+")
+_NUMBERS = re.compile(r"\+?\d[\d\s().+/-]*")
+_MOST_GROUPS = 16  # of digits in a phone number: as many as E.164 has digits, and one
+_TAIL = 4  # digits
 # Kinds whose identifiers are those of a request or of rows, and whose detail nothing else needs once the contacts that
 # they name are gone.
 _PLAIN = {Kind.MERGED, Kind.EDITED, Kind.DELETED, Kind.DISMISSED, Kind.KEPT_APART}
@@ -151,20 +153,51 @@ def _is_erased(member: Mapping[str, str], traces: Traces) -> bool:
     return any(Identifier(kind, key) in traces.values for kind, key in member.items())  # type: ignore[arg-type]
 
 
-def mentions(note: str, traces: Traces, phone_key: Callable[[str], str]) -> bool:
-    """Tell whether a note quotes an erased identifier, in any form of it; `phone_key` derives match keys."""
-    lowered = note.lower()
-    if any(text.lower() in lowered for text in traces.texts if " " in text):
-        return True
-    keys = {value.key for value in traces.values if value.kind == "phoneNumber"}
-    for word in _WORD.findall(note):
-        if word in traces.texts or word.rstrip(".") in traces.texts or _email(word.rstrip(".")) in traces.texts:
-            return True
-    return any(phone_key(number.strip(" .-(/")) in keys for number in _NUMBER.findall(note))
+class Quotes:
+    """Finds erased identifiers in texts that people wrote, in any form: notes, and the keys of requests.
+
+    Parameters
+    ----------
+    traces : what the erasure looks for.
+    phone_key : derives the match key of a phone number.
+    """
+
+    def __init__(self, traces: Traces, phone_key: Callable[[str], str]) -> None:
+        self._texts = {_folded(text) for text in traces.texts}
+        self._lengths = sorted({len(text) for text in self._texts})
+        self._phone_key = phone_key
+        self._keys = {value.key for value in traces.values if value.kind == "phoneNumber"}
+        # Deriving a key keeps the last digits of a number, and costs more than a look at these.
+        self._tails = {key[-_TAIL:] for key in self._keys}
+
+    def found_in(self, text: str) -> bool:
+        """Tell whether the text quotes one. Letters and digits beside it would make it part of another value."""
+        folded = _folded(text)
+        edges = [
+            place
+            for place in range(len(folded) + 1)
+            if not (folded[place - 1 : place].isalnum() and folded[place : place + 1].isalnum())
+        ]
+        ends = set(edges)
+        return any(
+            start + length in ends and folded[start : start + length] in self._texts
+            for start in edges
+            for length in self._lengths
+        ) or any(map(self._is_quoted, _NUMBERS.findall(normalize("NFKC", text))))
+
+    def _is_quoted(self, numbers: str) -> bool:
+        """Tell whether one of the numbers is erased, given groups of digits that marks and spaces separate."""
+        groups = list(_GROUP.finditer(numbers))
+        for first, group in enumerate(groups):
+            start = group.start() - (numbers[group.start() - 1 : group.start()] == "+")
+            digits = ""
+            for last in groups[first : first + _MOST_GROUPS]:
+                digits += last.group()
+                if digits[-_TAIL:] in self._tails and self._phone_key(numbers[start : last.end()]) in self._keys:
+                    return True
+        return False
 
 
-def _email(word: str) -> str | None:
-    try:
-        return normal_email(word)
-    except ValueError:
-        return None
+def _folded(text: str) -> str:
+    """A text in the form of emails, composed and in lower case."""
+    return normalize("NFC", normalize("NFC", text).lower())

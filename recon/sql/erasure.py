@@ -93,6 +93,18 @@ async def find_answers(connection: Connection, traces: Traces, events: Collectio
     return {Answer(*row) for row in rows}
 
 
+# All but UUIDs, which quote nothing, and of which there may be very many.
+FIND_KEYS = """
+SELECT key, source FROM correction
+WHERE event_id > $1::bigint AND key !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
+"""
+
+
+async def find_keys(connection: Connection, after: int = 0) -> list[Answer]:
+    """The keys of the records of corrections after a position: clients choose them, and may quote identifiers."""
+    return [Answer(*row) for row in await connection.fetch(FIND_KEYS, after)]
+
+
 FETCH_EVENTS = f"SELECT {EVENT_COLUMNS} FROM event WHERE id = ANY ($1::bigint[]) ORDER BY id"
 WIPE_EVENTS = """
 UPDATE event SET email = NULL, phone_number = NULL, phone_key = NULL, note = NULL, detail = NULL

@@ -163,3 +163,20 @@ async def test_what_is_written_while_the_erasure_is_planned(make_client: MakeCli
     assert (
         json.loads((await fetch(database_url, "SELECT detail FROM event WHERE kind = 'erased'"))[0][0])["events"] == 1
     )
+
+
+async def test_idempotency_keys_that_quote_the_person(make_client: MakeClient, database_url: str) -> None:
+    """Their records are deleted, that of the erasure too: repeated, it is in effect already."""
+    client = await make_client()
+    await post(client, "/identify", {"email": EMAIL, "phoneNumber": PHONE})
+    await post(client, "/blocked", {"email": "junk"}, **{"Idempotency-Key": f"not-{EMAIL}"})
+    await post(client, "/blocked", {"email": "junk"}, **{"Idempotency-Key": "another"})
+    key = {"Idempotency-Key": f"erase-{EMAIL}"}
+
+    erased = await post(client, "/identities/1/erase", {}, **key)
+
+    assert await found(database_url, OTHERS) == {}
+    again = await post(client, "/identities/1/erase", {}, **key)
+    assert (again["eventId"], again["contactIds"]) == (erased["eventId"], [1])
+    assert await found(database_url, OTHERS) == {}
+    assert [row["key"] for row in await fetch(database_url, "SELECT key FROM correction")] == ["another"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from recon.rules.digests import digest
-from recon.rules.erasure import Traces, mentions, scrubbed
+from recon.rules.erasure import Quotes, Traces, scrubbed
 from recon.rules.identifiers import plain_key, regional_key
 from recon.rules.journal import Event, Kind
 from recon.rules.links import Identifier
@@ -36,17 +36,28 @@ def event(kind: Kind, **members: Any) -> Event:
         "called from +1 201 555 0123, twice",
         "<george@hillvalley.edu>",
         "called himself John Doe",
+        "see george@hillvalley.edu/biff@hillvalley.edu",
+        "mail=George@hillvalley.edu",
+        "“george@hillvalley.edu”",
+        "*george@hillvalley.edu*",
+        "support-george@hillvalley.edu",
+        "12125550199 2015550123",
+        "2 0 1 5 5 5 0 1 2 3",
+        "(201)555-0123/7",
+        "\uff12\uff10\uff11\uff15\uff15\uff15\uff10\uff11\uff12\uff13",
     ],
 )
 def test_notes_that_quote_the_person(note: str) -> None:
     """Any form of an identifier counts."""
-    assert mentions(note, TRACES, regional_key("US"))
+    assert Quotes(TRACES, regional_key("US")).found_in(note)
 
 
-@pytest.mark.parametrize("note", ["", "not george@hillvalley.education", "555-0123", "Doe, John", "12015550123456"])
+@pytest.mark.parametrize(
+    "note", ["", "not george@hillvalley.education", "555-0123", "Doe, John", "12015550123456", "agent 99 201"]
+)
 def test_notes_that_do_not(note: str) -> None:
     """A longer value that contains an identifier is another one."""
-    assert not mentions(note, TRACES, plain_key)
+    assert not Quotes(TRACES, plain_key).found_in(note)
 
 
 def test_an_event_about_the_person_alone() -> None:
