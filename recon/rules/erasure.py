@@ -19,7 +19,7 @@ _TAIL = 4  # digits
 # Kinds whose identifiers are those of a request or of rows, and whose detail nothing else needs once the contacts that
 # they name are gone.
 _PLAIN = {Kind.MERGED, Kind.EDITED, Kind.DELETED, Kind.DISMISSED, Kind.KEPT_APART}
-# Kinds that name a value that identifies nobody: that is no person's.
+# Kinds that name a value that identifies nobody: as long as it is blocked, it is no person's.
 _OF_VALUES = {Kind.BLOCKED, Kind.UNBLOCKED}
 
 
@@ -44,17 +44,33 @@ class Traces:
 
 
 def candidates(records: Iterable[Record], events: Iterable[Event]) -> dict[Identifier, set[str]]:
-    """All identifiers that contacts have or had, and those of events about them, each with its texts."""
+    """All identifiers that contacts have or had, and those of events about them, each with its texts.
+
+    A value that was blocked and is no longer counts if no other contacts lost it.
+    """
+    records = list(records)
+    contacts = {record.id for record in records}
     found: dict[Identifier, set[str]] = {}
     for record in records:
         for identifier in identifiers_of(record):
             text = record.phone_number if identifier.kind == "phoneNumber" else record.email
             found.setdefault(identifier, set()).update({identifier.key, text or identifier.key})
     for event in events:
-        if event.kind not in _OF_VALUES:
+        if event.kind not in _OF_VALUES or (event.undone_by is not None and _losers(event) <= contacts):
             for identifier, text in _stated(event):
                 found.setdefault(identifier, set()).update({identifier.key, text})
     return found
+
+
+def _losers(event: Event) -> set[int]:
+    """The contacts that lost the value that was blocked."""
+    detail = event.detail or {}
+    return {entry[0] for entry in detail.get("moved", [])}.union(detail.get("deleted", []))
+
+
+def _is_of_value(event: Event) -> bool:
+    """Tell whether the event names a value that identifies nobody, which may be blocked still."""
+    return event.kind is Kind.BLOCKED and event.undone_by is None
 
 
 def _stated(event: Event) -> Iterator[tuple[Identifier, str]]:
@@ -89,13 +105,13 @@ def scrubbed(event: Event, traces: Traces, names: bool) -> Event:
     if is_wiped(event, traces):
         return replace(event, email=None, phone_number=None, phone_key=None, note=None, detail=None)
     changes: dict[str, Any] = {}
-    if event.kind not in _OF_VALUES:
-        if names:
-            changes["note"] = None
+    if not _is_of_value(event):
         if event.email is not None and Identifier("email", event.email) in traces.values:
             changes["email"] = None
         if event.phone_key is not None and Identifier("phoneNumber", event.phone_key) in traces.values:
             changes |= {"phone_number": None, "phone_key": None}
+        if names and (changes or event.kind not in _OF_VALUES):
+            changes["note"] = None
     if event.detail is not None:
         changes["detail"] = _detail(event, event.detail, traces)
     changed = {name: value for name, value in changes.items() if getattr(event, name) != value}

@@ -180,3 +180,24 @@ async def test_idempotency_keys_that_quote_the_person(make_client: MakeClient, d
     assert (again["eventId"], again["contactIds"]) == (erased["eventId"], [1])
     assert await found(database_url, OTHERS) == {}
     assert [row["key"] for row in await fetch(database_url, "SELECT key FROM correction")] == ["another"]
+
+
+async def test_a_value_that_was_blocked_by_mistake(make_client: MakeClient, database_url: str) -> None:
+    """It is the person's again; what other contacts lost, or what is blocked still, is not."""
+    client = await make_client()
+    await post(client, "/identify", {"email": EMAIL, "phoneNumber": "314159"})
+    await post(client, "/identify", {"phoneNumber": "9191915550"})
+    for said in ("1", "2"):
+        await post(client, "/identify", {"email": EMAIL, "phoneNumber": said})
+        await execute(database_url, f"INSERT INTO contact (email, phone_number) VALUES ('{said}', '{said}')")
+    for number in ("314159", "9191915550", "1", "2"):
+        await post(client, "/blocked", {"phoneNumber": number})
+    for number in ("314159", "9191915550", "1"):
+        await post(client, "/blocked/release", {"phoneNumber": number})
+
+    for contact in (1, 2):
+        await post(client, f"/identities/{contact}/erase", {})
+
+    assert await found(database_url, OTHERS) == {}
+    events = await fetch(database_url, "SELECT kind, phone_key FROM event WHERE phone_key IS NOT NULL ORDER BY id")
+    assert [tuple(row) for row in events] == [("blocked", "1"), ("blocked", "2"), ("unblocked", "1")]
