@@ -1,5 +1,6 @@
 """The corrections that join identities or forbid that: link, keep apart and release."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from recon.errors import KeptApart, NotFound, OneIdentity
 from recon.identities import subjects
 from recon.identities.corrections import Plan
 from recon.identities.subjects import Subject
-from recon.rules.guards import Mark, marks_of, opposed
+from recon.rules.guards import Mark, freed_pairs, marks_of, opposed
 from recon.rules.journal import Kind
 from recon.rules.links import Identifier, identifiers_of
 from recon.sql import corrections as sql
@@ -165,6 +166,7 @@ class _Release:
     events : whose constraints are lifted.
     states : of all identities on a side of them.
     marks : of these identities, by root.
+    pairs : the identities that nothing keeps apart any more, by their roots.
     undoes : the events that are taken back thereby.
     closes : the withheld links that are no longer forbidden.
     """
@@ -172,6 +174,7 @@ class _Release:
     events: list[int]
     states: dict[int, sql.State]
     marks: dict[int, set[Mark]]
+    pairs: list[tuple[int, int]]
     undoes: list[int]
     closes: list[int]
 
@@ -179,32 +182,22 @@ class _Release:
     async def of(cls, connection: Connection, events: list[int]) -> "_Release":
         """The release of these events; of none, it does nothing."""
         if not events:
-            return cls([], {}, {}, [], [])
+            return cls([], {}, {}, [], [], [])
         roots = await sql.find_sides(connection, events)
         states = await sql.fetch_states(connection, roots)
         found = await sql.fetch_marks(connection, roots)
         marks = {root: {mark for apart in arrays for mark in marks_of(apart)} for root, arrays in found.items()}
         kept = [each["id"] for each in await sql.fetch_decisions(connection, events) if each["kind"] == Kind.KEPT_APART]
-        release = cls(events, states, marks, kept, [])
-        release.closes = await withheld.find_kept_apart(connection, release.pairs())
+        # A split can leave thousands of identities, and so millions of pairs: meanwhile, the process answers others.
+        release = cls(events, states, marks, await asyncio.to_thread(freed_pairs, marks, events), kept, [])
+        release.closes = await withheld.find_kept_apart(connection, release.pairs)
         release.undoes += release.closes
         return release
 
-    def pairs(self) -> list[tuple[int, int]]:
-        """The identities that nothing keeps apart any more, by their roots."""
-        freed, roots = set(self.events), sorted(self.marks)
-        pairs = []
-        for number, one in enumerate(roots):
-            for other in roots[number + 1 :]:
-                apart = opposed(self.marks[one], self.marks[other])
-                if apart & freed and not apart - freed:
-                    pairs.append((one, other))
-        return pairs
-
     @property
     def freed(self) -> list[list[int]]:
-        """The same as an answer shows it."""
-        return [list(pair) for pair in self.pairs()]
+        """The pairs as an answer shows them."""
+        return [list(pair) for pair in self.pairs]
 
     def opposite(self, root: int) -> list[int]:
         """The identities that the events keep apart from this one."""

@@ -1,6 +1,6 @@
 """Guards: the rules that withhold a link. Blocked values, keep-apart constraints and limits."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple, TypeAlias
@@ -55,6 +55,31 @@ def opposed(some: Iterable[Mark], others: Iterable[Mark]) -> set[int]:
     for event, group, side in some:
         sides.setdefault((event, group), set()).add(side)
     return {event for event, group, side in others if sides.get((event, group), {side}) != {side}}
+
+
+def freed_pairs(marks: Mapping[int, Collection[Mark]], events: Iterable[int]) -> list[tuple[int, int]]:
+    """The pairs of identities that only these events keep apart, each with the lower id first.
+
+    `marks` has those of each identity, by its id.
+    """
+    freed = set(events)
+    kept = {each: frozenset(mark for mark in own if mark.event not in freed) for each, own in marks.items()}
+    sides: dict[tuple[int, int], dict[int, set[int]]] = {}
+    for each, own in marks.items():
+        for event, group, side in own:
+            if event in freed:
+                sides.setdefault((event, group), {}).setdefault(side, set()).add(each)
+    pairs = []
+    for one in sorted(marks):
+        opposite: set[int] = set()
+        for event, group, side in marks[one]:
+            if event in freed:
+                opposite.update(*(roots for its, roots in sides[event, group].items() if its != side))
+        after = sorted(other for other in opposite if one < other)
+        if kept[one]:
+            after = [other for other in after if not opposed(kept[one], kept[other])]
+        pairs += [(one, other) for other in after]
+    return pairs
 
 
 def is_common(kind: Kind, key: str) -> bool:

@@ -1,13 +1,13 @@
 """SQL about withheld links that are open: the review list. Each statement is a named constant above its function."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from recon.database.transactions import Connection
 from recon.rules.links import Identifier
 
-# The open ones between identities, by the roots of these pairs, in either direction.
+# The open ones between identities, with the roots of these.
 FIND_KEPT_APART = """
-SELECT event.id
+SELECT event.id, by_email.root AS email_root, by_phone.root AS phone_root
 FROM event,
     LATERAL (
         SELECT coalesce(linked_id, contact.id) AS root FROM contact
@@ -18,18 +18,18 @@ FROM event,
         WHERE contact.phone_key = event.phone_key AND deleted_at IS NULL LIMIT 1
     ) AS by_phone
 WHERE event.kind = 'withheld' AND event.undone_by IS NULL AND event.id > 0 AND detail ->> 'reason' = 'kept-apart'
-    AND EXISTS (
-        SELECT FROM unnest($1::bigint[], $2::bigint[]) AS pair (one, other)
-        WHERE (one = by_email.root AND other = by_phone.root) OR (other = by_email.root AND one = by_phone.root)
-    )
+    AND by_email.root IN (SELECT unnest($1::bigint[])) AND by_phone.root IN (SELECT unnest($1::bigint[]))
 ORDER BY event.id
 """
 
 
-async def find_kept_apart(connection: Connection, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """The open links that were withheld because a constraint kept these identities apart."""
-    columns = [list(column) for column in zip(*pairs, strict=True)] or [[], []]
-    return [row["id"] for row in await connection.fetch(FIND_KEPT_APART, *columns)]
+async def find_kept_apart(connection: Connection, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """The open links that were withheld because a constraint kept these identities apart; the lower root first."""
+    if not pairs:
+        return []
+    found = await connection.fetch(FIND_KEPT_APART, sorted({root for pair in pairs for root in pair}))
+    among = set(pairs)
+    return [event_id for event_id, *roots in found if tuple(sorted(roots)) in among]
 
 
 FIND_WITH_VALUE = """

@@ -1,12 +1,14 @@
 """The guards: blocked values, keep-apart constraints and limits, in the one place that decides what is united."""
 
+import itertools
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from recon.rules.clusters import Clusters, Contact
-from recon.rules.guards import COMMON, Cause, Guards, Mark, is_common, marks_of, opposed
+from recon.rules.guards import COMMON, Cause, Guards, Mark, freed_pairs, is_common, marks_of, opposed
 from recon.rules.identifiers import Identifiers, normal_email, normal_phone, plain_key
 from recon.rules.journal import Kind
 from recon.rules.reconcile import Plan, Reason, decide, judge
@@ -241,3 +243,21 @@ def test_a_verdict_leaves_the_clusters_as_they_are() -> None:
 
     assert [cluster and cluster.root for cluster in known] == [1, None, 3, None]
     assert [list(cluster.contacts) for cluster in clusters.all] == [[each] for each in rows]
+
+
+def test_pairs_that_a_release_frees() -> None:
+    """A pair is free if no other event keeps it apart; both sides of one event in one identity do no harm."""
+    rng = random.Random(7)  # noqa: S311 -- no secret
+    for _ in range(200):
+        marks = {
+            each: {Mark(rng.randrange(3), rng.randrange(2), rng.randrange(3)) for _ in range(rng.randrange(4))}
+            for each in range(6)
+        }
+        events = rng.sample(range(3), rng.randrange(1, 3))
+
+        expected = [
+            (one, other)
+            for one, other in itertools.combinations(marks, 2)
+            if (apart := opposed(marks[one], marks[other])) & set(events) and apart <= set(events)
+        ]
+        assert freed_pairs(marks, events) == expected
