@@ -48,7 +48,7 @@ async def withheld_about(connection: Connection, root: int, other: int | None = 
 
 
 async def open_ones(connection: Connection, withheld: Sequence[Withheld]) -> list[Event]:
-    """The events of those withheld links that a guard would withhold still."""
+    """The events of those withheld links that a guard still withholds."""
     between_two = [each for each in withheld if _is_between_two(each)]
     if not between_two:  # nearly always
         return []
@@ -56,9 +56,7 @@ async def open_ones(connection: Connection, withheld: Sequence[Withheld]) -> lis
     facts = await sql.fetch_facts(connection, roots)
     limits = await sql.fetch_limits(connection)
     return [
-        each.event
-        for each in between_two
-        if is_open(each.event, _of(facts, each.email_root), _of(facts, each.phone_root), limits)
+        each.event for each in between_two if is_open(_of(facts, each.email_root), _of(facts, each.phone_root), limits)
     ]
 
 

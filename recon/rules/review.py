@@ -7,8 +7,6 @@ from typing import NamedTuple
 from recon.rules.guards import Mark, opposed
 from recon.rules.journal import Event
 
-_KEPT_APART = "kept-apart"
-
 
 class Limits(NamedTuple):
     """The most emails and phone numbers that requests give an identity; 0 stands for no limit."""
@@ -42,13 +40,13 @@ class KeptApart:
     contact_ids: list[int]
 
 
-def is_open(event: Event, email: Facts | None, phone: Facts | None, limits: Limits) -> bool:
-    """Tell whether the guard that withheld a link still would.
+def is_open(email: Facts | None, phone: Facts | None, limits: Limits) -> bool:
+    """Tell whether a guard still withholds a link: a link is recorded once, so not only the guard that did so first.
 
-    `email` and `phone` are the two identities that have the identifiers of the event; None if nobody has one.
+    `email` and `phone` are the two identities that have its identifiers; None if nobody has one.
     """
-    if (event.detail or {}).get("reason") == _KEPT_APART:
-        return email is not None and phone is not None and bool(opposed(email.marks, phone.marks))
+    if email is not None and phone is not None and opposed(email.marks, phone.marks):
+        return True
     if email is None and phone is None:
         return False
     with_email = email or Facts(None, 1, 0, frozenset())

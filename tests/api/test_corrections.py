@@ -352,3 +352,18 @@ async def test_scopes(make_client: MakeClient) -> None:
     await client.post("/identities/1/link", json={"contactId": 2}, headers=may["steward"])
     history = await (await client.get("/identities/1/history", headers=may["read"])).json()
     assert [(entry["kind"], entry["source"]) for entry in history["entries"]][-1] == ("linked", "steward")
+
+
+async def test_a_link_that_another_guard_withholds_by_now(client: Client) -> None:
+    """It stays on the review list, where it is once, as long as any guard withholds it."""
+    await made(client, "/guards", {"maxPhones": 1}, method="PATCH")
+    for said in ({"email": "doc", "phoneNumber": "1"}, {"email": "doc", "phoneNumber": "2"}, {"phoneNumber": "2"}):
+        assert (await client.post("/identify", json=said)).status == 200
+    await made(client, "/identities/2/keep-apart", {"contactId": 4})
+    await made(client, "/blocked", {"phoneNumber": "1"})
+
+    response = await client.post("/identify", json={"email": "doc", "phoneNumber": "2"})
+
+    assert [each["reason"] for each in (await response.json())["withheld"]] == ["kept-apart"]
+    listed = (await (await client.get("/withheld")).json())["withheld"]
+    assert [(each["email"], each["phoneNumber"]) for each in listed] == [("doc", "2")]

@@ -55,7 +55,7 @@ def assert_untroubled(process: Process, database_url: str) -> None:
 
 # The API, as its document describes it
 
-# What a valid request may be answered with, besides success: the identity is gone (410), or the request has only blocked
+# What a valid request may be answered with, besides success: the identity is gone (410); the request has only blocked
 # values, or an Idempotency-Key that came before with another request (422).
 _EXPECTED = """
 [checks.positive_data_acceptance]
