@@ -1,7 +1,6 @@
 """The commands that explain identities: what they print for people and for programs, and whom they find."""
 
 import json
-import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from recon.cli import terminal
 from recon.rules.journal import Kind, Record
 from recon.rules.links import Identifier, Link, LinkKind
-from tests.harness import ROOT
 from tests.harness.chronicle import entry
 from tests.harness.databases import execute
 from tests.harness.processes import MakeClient, recon
@@ -129,17 +127,6 @@ def test_why(story: str) -> None:
         BIFF,
     ]
     assert sentence.startswith(f"919191 and {BIFF} are one person: the request of ")
-
-
-def test_the_documented_chain(story: str) -> None:
-    """The chain in docs/identities.md is what the command prints, but for the times."""
-    page = (ROOT / "docs" / "identities.md").read_text()
-    documented = page.partition("$ recon why 919191 biffsucks@hillvalley.edu\n")[2].partition("\n```")[0]
-    time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
-
-    done = ask(story, "why", "919191", BIFF)
-
-    assert re.sub(time, "", done.stdout).startswith(re.sub(time, "", documented) + "\n\n")
 
 
 def test_why_not(story: str) -> None:
