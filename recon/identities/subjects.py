@@ -2,19 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 from recon.database.transactions import Connection
 from recon.errors import Deleted, Erased, NotFound
 from recon.identities.lookup import MAX_ID
 from recon.rules.clusters import Cluster, Contact, Identity, consolidate
 from recon.rules.guards import Mark, marks_of
-from recon.rules.journal import Record
+from recon.rules.journal import BY_AGE, Record
 from recon.sql import corrections as sql
 from recon.sql import journal
 from recon.sql.corrections import State
-
-_BY_AGE = attrgetter("created_at", "id")
 
 
 @dataclass(slots=True)
@@ -65,7 +62,7 @@ async def fetch(connection: Connection, root: int) -> Subject:
     """The identity at a root."""
     records = await journal.fetch_records(connection, root)
     states = await sql.fetch_states(connection, [root])
-    live = sorted((record for record in records if record.deleted_at is None), key=_BY_AGE)
+    live = sorted((record for record in records if record.deleted_at is None), key=BY_AGE)
     return Subject(root, states[root], records, live)
 
 
@@ -85,7 +82,7 @@ def contacts(records: Iterable[Record]) -> list[Contact]:
 
 def united(first: Subject, second: Subject) -> tuple[Subject, Subject, Identity]:
     """Return which of two identities stays when they become one (rule 4), which is absorbed, and the one identity."""
-    older, younger = sorted((first, second), key=lambda subject: _BY_AGE(subject.primary))
-    cluster = Cluster(None, contacts(sorted([*older.live, *younger.live], key=_BY_AGE)))
+    older, younger = sorted((first, second), key=lambda subject: BY_AGE(subject.primary))
+    cluster = Cluster(None, contacts(sorted([*older.live, *younger.live], key=BY_AGE)))
     primary = next(contact for contact in cluster.contacts if contact.id == older.primary.id)
     return older, younger, consolidate(primary, cluster.contacts)

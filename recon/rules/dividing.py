@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from recon.rules.changes import Change, Loss, New, Part
-from recon.rules.journal import Event, Kind, Record
+from recon.rules.journal import BY_AGE, Event, Kind, Record
 from recon.rules.links import Identifier, Link, LinkKind, identifiers_of, left_members, links_of, operator_sets
 from recon.rules.sides import Group
 
-_BY_AGE = attrgetter("created_at", "id")
 _BY_DATE = attrgetter("created_at")
 
 
@@ -56,7 +55,7 @@ class Division:
 
 def known(records: Iterable[Record], events: Sequence[Event]) -> Identity:
     """The identity with these contacts, soft-deleted ones included, and with these events about it."""
-    ordered = sorted(records, key=_BY_AGE)
+    ordered = sorted(records, key=BY_AGE)
     live = [record for record in ordered if record.deleted_at is None]
     gone = [record for record in ordered if record.deleted_at is not None]
     root = ordered[0].id if ordered[0].linked_id is None else ordered[0].linked_id

@@ -18,8 +18,8 @@ from typing import Any
 
 from recon.rules.clusters import Contact, Identity, consolidate
 from recon.rules.divides import Loss, births, deleted_by, is_as_now, is_divide, losses_of, parts_of
-from recon.rules.journal import Event, Kind, Record
-from recon.rules.replay import Change, Replay, age, is_shared
+from recon.rules.journal import BY_AGE, Event, Kind, Record
+from recon.rules.replay import Change, Replay, is_shared
 
 _ALWAYS = 0  # a position before all others: the ids of a sequence start at 1
 _COLUMNS = {"email": "email", "phoneNumber": "phone_number", "phoneKey": "phone_key"}  # by their names in `detail`
@@ -70,7 +70,7 @@ def as_of(records: Sequence[Record], events: Iterable[Event], contact_id: int, p
     live = [record for record in then.values() if record.deleted_at is None and record.id in group]
     if not live:
         return Absence.DELETED
-    return _identity(sorted(live, key=age), _roots(set(present.values()), events, position))
+    return _identity(sorted(live, key=BY_AGE), _roots(set(present.values()), events, position))
 
 
 def _changes(records: Iterable[Record], events: Sequence[Event]) -> list[Change]:

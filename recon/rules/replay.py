@@ -3,12 +3,11 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from math import inf
 from typing import NamedTuple
 
 from recon.rules.divides import Part, created_by, is_divide, losses_of, parts_of
-from recon.rules.journal import Event, Kind, Record
+from recon.rules.journal import BY_AGE, Event, Kind, Record
 from recon.rules.links import Identifier, identifiers_of
 
 _ALWAYS = 0  # a position before all others: the ids of a sequence start at 1
@@ -210,7 +209,7 @@ class Replay:
     def _count_to_present(self) -> None:
         """What nothing bonds to the oldest contact of its present identity counts to that."""
         oldest: dict[int, int] = {}
-        for record in sorted(self._records.values(), key=age):
+        for record in sorted(self._records.values(), key=BY_AGE):
             self._count(record.id, oldest.setdefault(self._present[record.id], record.id))
 
     def _take_sides(self, event: Event, primary_id: int, other_id: int) -> None:
@@ -272,11 +271,6 @@ class Replay:
         if not self._groups.together(one, other):
             self._groups.unite(one, other)
             self._steps.append(_Bond(since, one, other))
-
-
-def age(record: Record) -> tuple[datetime, int]:
-    """What contacts are sorted by, oldest first."""
-    return record.created_at, record.id
 
 
 def is_shared(event: Event) -> bool:

@@ -81,7 +81,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
--- Else every role with a table of its own could have its triggers run with the owner's rights.
+-- Otherwise any role could make this function a trigger of a table of its own, and run it with the owner's rights.
 REVOKE EXECUTE ON FUNCTION contact_record_edit() FROM PUBLIC;
 CREATE OR REPLACE TRIGGER contact_record_edit AFTER UPDATE OF email, phone_number, phone_key, deleted_at ON contact FOR EACH ROW
     WHEN ((old.email IS DISTINCT FROM new.email OR old.phone_number IS DISTINCT FROM new.phone_number OR old.phone_key IS DISTINCT FROM new.phone_key OR old.deleted_at IS DISTINCT FROM new.deleted_at) AND current_setting('application_name'::text) <> 'recon schema 4'::text)
