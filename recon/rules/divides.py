@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from recon.rules.journal import Event, Kind
 
 _DIVIDING = frozenset({Kind.SPLIT, Kind.BLOCKED, Kind.WITHHELD})
-_UNITING = frozenset({Kind.MERGED, Kind.MENDED, Kind.LINKED})
+UNITING = frozenset({Kind.MERGED, Kind.MENDED, Kind.LINKED})
 
 
 class Part(NamedTuple):
@@ -67,7 +67,7 @@ def is_as_now(events: Iterable[Event], position: int) -> bool:
 
     Then each identity was the present one, without the contacts that came later.
     """
-    return all(event.id <= position or not (event.kind in _UNITING or is_divide(event)) for event in events)
+    return all(event.id <= position or not (event.kind in UNITING or is_divide(event)) for event in events)
 
 
 def once_together(events: Collection[Event], known: Collection[int], position: int) -> set[int]:

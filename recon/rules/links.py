@@ -104,10 +104,6 @@ class DisjointSets(Generic[T]):
                 fewer += 1
         return fewer
 
-    def together(self, one: T, other: T) -> bool:
-        """Tell whether two items are in one set."""
-        return self.find(one) == self.find(other)
-
 
 def identifiers_of(record: Record) -> tuple[Identifier, ...]:
     """The identifiers of a contact, its email first: one or two."""

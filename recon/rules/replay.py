@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
-from recon.rules.divides import Part, created_by, is_divide, losses_of, parts_of
+from recon.rules.divides import UNITING, created_by, is_divide, losses_of, parts_of
 from recon.rules.journal import BY_AGE, Event, Kind, Record
 from recon.rules.links import Identifier, identifiers_of
 
 _ALWAYS = 0  # a position before all others: the ids of a sequence start at 1
-_JOINING = frozenset({Kind.MERGED, Kind.MENDED, Kind.LINKED, Kind.DELETED, Kind.EDITED})
+_JOINING = UNITING | {Kind.DELETED, Kind.EDITED}
 _NOTHING: frozenset[int] = frozenset()
 
 
@@ -65,11 +65,10 @@ class Groups:
     def unite(self, one: int, other: int) -> None:
         """Unite the groups of two contacts."""
         larger, smaller = self.of(one), self.of(other)
-        if larger is not smaller:
-            if len(larger) < len(smaller):
-                larger, smaller = smaller, larger
-            larger |= smaller
-            self._group_of.update(dict.fromkeys(smaller, larger))
+        if len(larger) < len(smaller):
+            larger, smaller = smaller, larger
+        larger |= smaller
+        self._group_of.update(dict.fromkeys(smaller, larger))
 
     def take_out(self, contacts: Iterable[int]) -> None:
         """Make a group of its own of these contacts."""
@@ -139,8 +138,8 @@ class Replay:
                 continue
             if is_divide(step):
                 self._divide(step)
-            elif step.kind in _JOINING:
-                self._join(step)
+            elif step.kind in _JOINING and step.primary_id is not None and step.other_id is not None:
+                self._join(step, step.primary_id, step.other_id)
             for change in self._changes.get(position, ()):
                 self._change(change)
 
@@ -154,11 +153,8 @@ class Replay:
                 self._bond(record.id, record.id, holder)
         self._hold(record)
 
-    def _join(self, event: Event) -> None:
+    def _join(self, event: Event, primary_id: int, other_id: int) -> None:
         """An event unites the identities of its two contacts, or says that they are in one."""
-        primary_id, other_id = event.primary_id, event.other_id
-        if primary_id is None or other_id is None:
-            return
         if event.kind is Kind.MERGED:
             self._take_sides(event, primary_id, other_id)
         elif absorbed := _absorbed(event):
@@ -186,19 +182,9 @@ class Replay:
             self._divided[contact_id] = event.id
             if contact_id in origins and contact_id not in root_before:
                 origin = origins[contact_id]
-                self._bond(event.id, self._joined(contact_id, root_before.get(origin, origin), parts), contact_id)
+                self._bond(event.id, root_before.get(origin, origin), contact_id)
             if contact_id in self._records:
                 self._hold(self._records[contact_id])
-
-    def _joined(self, contact_id: int, before: int, parts: Iterable[Part]) -> int:
-        """The contact whose part a new contact joined that no part lists: that which it is one with now, if it is one.
-
-        Otherwise that of the root `before`, or of the contact that it came from.
-        """
-        now = self._present.get(contact_id)
-        found = {part.root for part in parts if now is not None and self._present.get(part.root) == now}
-        is_elsewhere = len(found) == 1 and self._present.get(before) != now
-        return found.pop() if is_elsewhere else before
 
     def _change(self, change: Change) -> None:
         """A contact gains and loses identifiers, and stays in its identity."""
@@ -321,20 +307,19 @@ def _fates(events: Sequence[Event], cuts: Mapping[int, Sequence[_Leave]]) -> dic
 
 
 def _primaries(events: Iterable[Event]) -> set[int]:
-    """The contacts that events name as primaries, and that became it by no repair or divide: they were created so."""
-    named: set[int] = set()
+    """The contacts that events name as primaries before any repair or divide made them one: they were created so."""
+    created: set[int] = set()
     promoted: set[int] = set()
     for event in events:
         if is_divide(event):
-            promoted.update(part.root for part in parts_of(event) if part.root not in named)
+            promoted.update(part.root for part in parts_of(event))
         if event.kind not in _JOINING or event.primary_id is None or event.other_id is None:
             continue
-        named.add(event.primary_id)
-        if event.kind in (Kind.MERGED, Kind.MENDED, Kind.LINKED):
-            named.add(event.other_id)
         if event.kind is Kind.MENDED and not is_shared(event):
             promoted.add(event.primary_id)
-    return named - promoted
+        named = {event.primary_id, event.other_id} if event.kind in UNITING else {event.primary_id}
+        created |= named - promoted
+    return created
 
 
 def _strays(events: Iterable[Event], changes: Mapping[int, Sequence[Change]]) -> set[tuple[int, Identifier]]:

@@ -234,8 +234,7 @@ def _connected(links: Iterable[Link], leaving: Collection[tuple[int, Identifier]
         joins = link.joins
         if leaving and link.kind is LinkKind.OPERATOR:
             joins = tuple(member for member in joins if (link.id, member) not in leaving)
-        if joins:
-            sets.unite(joins)
+        sets.unite(joins)  # of a link that goes on, at least two members stay
     return sets
 
 

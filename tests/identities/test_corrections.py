@@ -12,7 +12,7 @@ from recon.api.decisions import decided, many
 from recon.api.messages import identify_response
 from recon.database import transactions
 from recon.database.transactions import Connection, Database
-from recon.errors import Changed, DeadlineExceeded, OutcomeUnknown, RowsHeld
+from recon.errors import Changed, DeadlineExceeded, OutcomeUnknown, Overloaded, RowsHeld
 from recon.identities.batching import plain
 from recon.identities.corrections import Correction, Corrections, Plan, Result, Terms
 from recon.identities.deadlines import Deadlines
@@ -231,16 +231,17 @@ async def test_a_row_that_another_session_holds(row: int, database_url: str) -> 
     assert len(made["contacts"]) == 2
 
 
-async def test_a_row_that_is_held_too_long(database_url: str) -> None:
+@pytest.mark.parametrize("held", ["SELECT FROM contact WHERE id = 2 FOR UPDATE", "LOCK TABLE contact IN SHARE MODE"])
+async def test_rows_that_are_held_too_long(held: str, database_url: str) -> None:
     """At its time limit the correction fails with what it waited for, and has changed nothing."""
     async with opened(database_url) as database:
         await prepare(database)
         before = await fetch(database_url, "SELECT * FROM contact ORDER BY id")
         holder = await asyncpg.connect(database_url)
-        await holder.execute("BEGIN; SELECT FROM contact WHERE id = 2 FOR UPDATE")
+        await holder.execute(f"BEGIN; {held}")
 
         with pytest.raises(RowsHeld):
-            await Corrections(database, 0.7).make(Split(1, links=["event:3"]), Terms(), many)
+            await Corrections(database, 2.5).make(Split(1, links=["event:3"]), Terms(), many)
         await holder.close()
 
     assert await fetch(database_url, "SELECT * FROM contact ORDER BY id") == before
@@ -272,6 +273,41 @@ async def test_a_time_limit_of_its_own(database_url: str) -> None:
         made = await Corrections(database, SECONDS).make(Interrupted(slow, pause), Terms(), many)
 
     assert len(made["contacts"]) == 2
+
+
+async def test_more_than_may_wait(database_url: str) -> None:
+    """A correction too many is refused at once; the others are made."""
+    async with opened(database_url) as database:
+        await prepare(database)
+        corrections = Corrections(database, SECONDS, limit=1)
+        refused: list[Exception] = []
+
+        async def send_another() -> None:
+            with pytest.raises(Overloaded) as raised:
+                await corrections.make(KeepApart(1, 4), Terms(), decided)
+            refused.append(raised.value)
+
+        made = await corrections.make(Interrupted(Split(1, links=["event:3"]), send_another), Terms(), many)
+
+    assert len(refused) == 1
+    assert len(made["contacts"]) == 2
+
+
+async def test_a_commit_that_takes_too_long(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the time limit of the correction its outcome is unknown, since its COMMIT has been sent."""
+    commit = transactions._commit
+
+    async def hang(connection: Connection) -> None:
+        if await connection.fetchval("SELECT current_setting('transaction_read_only')") == "off":
+            await asyncio.sleep(SECONDS)
+        await commit(connection)
+
+    async with opened(database_url) as database:
+        await prepare(database)
+        with monkeypatch.context() as patch:
+            patch.setattr(transactions, "_commit", hang)
+            with pytest.raises(OutcomeUnknown):
+                await Corrections(database, 0.5).make(KeepApart(1, 4), Terms(), decided)
 
 
 @pytest.mark.parametrize("key", [None, "k"])

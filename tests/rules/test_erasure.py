@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from recon.rules.digests import digest
-from recon.rules.erasure import Quotes, Traces, scrubbed
+from recon.rules.erasure import Quotes, Traces, candidates, scrubbed
 from recon.rules.identifiers import plain_key, regional_key
 from recon.rules.journal import Event, Kind
 from recon.rules.links import Identifier
@@ -58,6 +58,16 @@ def test_notes_that_quote_the_person(note: str) -> None:
 def test_notes_that_do_not(note: str) -> None:
     """A longer value that contains an identifier is another one."""
     assert not Quotes(TRACES, plain_key).found_in(note)
+
+
+def test_what_a_contact_had_before_an_edit() -> None:
+    """The event of an edit states what was there until then: either, or both."""
+    edits = [
+        event(Kind.EDITED, primary_id=1, other_id=1, detail={"email": EMAIL.key}),
+        event(Kind.DELETED, primary_id=1, other_id=1, detail={"phoneKey": PHONE.key, "phoneNumber": "(201) 555-0123"}),
+    ]
+
+    assert candidates([], edits) == {EMAIL: {EMAIL.key}, PHONE: {PHONE.key, "(201) 555-0123"}}
 
 
 def test_an_event_about_the_person_alone() -> None:

@@ -91,6 +91,16 @@ def test_a_blocked_value_is_as_if_it_had_not_been_sent() -> None:
     assert plan.events == []  # blocked values are not reviewed
 
 
+def test_a_refused_request_has_no_identity() -> None:
+    """The others of its batch have theirs."""
+    plan = decide([said("null"), said("a")], Clusters([row(1, "a", "1")], Guards(block_common=True)))
+
+    refused, known = plan.identities()
+    assert refused is None
+    assert known is not None
+    assert known.primary_id == 1
+
+
 def test_without_guards_nothing_is_withheld() -> None:
     """A migrated database has the guards off: any text is a value like others."""
     plan = decide([said("null", "000000"), said("-", "000000")], Clusters())
@@ -212,6 +222,21 @@ def test_rows_of_other_programs_that_share_a_blocked_value() -> None:
     ]
     assert [(identity.primary_id, identity.phone_numbers) for identity in filter(None, plan.identities())] == [
         (2, []), (3, [])
+    ]  # fmt: skip
+
+
+def test_a_blocked_value_that_is_shared_after_a_repair() -> None:
+    """The contacts of an absorbed identity lose it as part of the other one; who does not have it loses nothing."""
+    rows = [row(1, "a", "911"), row(2, "a", "2"), row(3, "c", "3"), row(4, "d", "911")]
+
+    clusters = Clusters(rows, Guards(blocked=frozenset({("phoneNumber", "911")})))
+
+    assert [(loss.cluster.root, [loser.id for loser in loss.losers]) for loss in clusters.losses] == [
+        (1, [1]),
+        (4, [4]),
+    ]
+    assert [(cluster.root, cluster.absorbed_by and cluster.absorbed_by.root) for cluster in clusters.all] == [
+        (1, None), (2, 1), (3, None), (4, None)
     ]  # fmt: skip
 
 

@@ -197,6 +197,39 @@ SEPARATED: dict[str, list[Step]] = {
         ("request", ("b", "3")), ("request", ("d", "3")), ("split", 8, 30628, True), ("request", ("d", "5")),
         ("request", ("e", None)), ("insert", ("b", "1")), ("delete", 15),
     ],
+    "a new contact of a split that stays, while what it came from leaves and returns": [
+        ("request", ("c", "3")), ("request", ("d", None)), ("request", ("a", "3")), ("link", 15, 4),
+        ("split", 16, 37390, False), ("split", 7, 51486, False), ("link", 18, 11),
+    ],
+    "the same of a link": [
+        ("request", ("c", "1")), ("request", ("b", "2")), ("link", 0, 1), ("split", 3, 24048, True), ("link", 3, 9),
+        ("split", 1, 55213, False),
+    ],
+    "a primary that an edit names, before a repair makes it the primary of others": [
+        ("request", (None, "1")), ("insert", ("b", "3")), ("link", 7, 0), ("insert", ("a", "1")),
+        ("edit", 5, ("a", "2"), False), ("request", ("e", "3")), ("request", ("e", "4")), ("split", 14, 6548, False),
+        ("request", ("b", "2")), ("request", ("d", "3")), ("insert", ("a", "4")), ("edit", 1, ("a", None), True),
+        ("edit", 16, ("a", "3"), True), ("request", ("d", "5")),
+    ],
+    "a row that a link took in, and a request after it": [
+        ("request", ("d", None)), ("request", ("d", "1")), ("request", ("b", "1")), ("request", ("b", "3")),
+        ("delete", 15), ("request", ("a", "3")), ("insert", ("c", "3")), ("link", 4, 3),
+    ],
+    "rows that share an identifier, linked before any request and split": [
+        ("insert", ("d", "5")), ("insert", ("d", "5")), ("insert", ("c", "3")), ("insert", ("c", "5")), ("link", 8, 7),
+        ("request", ("b", None)), ("edit", 5, ("c", "3"), True), ("split", 18, 9205, False),
+    ],
+    "a row that brought two identities together, found by a repair": [
+        ("request", ("d", "4")), ("insert", ("d", "5")), ("insert", ("c", "5")), ("request", ("d", "3")),
+    ],
+    "an edit before a merge that a block divides": [
+        ("request", ("a", "1")), ("request", ("c", "2")), ("request", (None, "4")), ("edit", 20, ("a", "4"), False),
+        ("request", ("a", "2")), ("block", ("email", "a")),
+    ],
+    "a guard that takes away what an edit brought": [
+        ("block", ("phoneNumber", "1")), ("request", ("a", None)), ("edit", 16, ("e", "1"), False),
+        ("request", ("e", "5")),
+    ],
 }  # fmt: skip
 
 

@@ -258,6 +258,11 @@ def test_a_split_is_undone() -> None:
     assert as_of(APART, [THEIR_MERGE, SPLIT], 30, 30) is Absence.UNKNOWN
 
 
+def test_the_other_part_of_a_split_is_elsewhere() -> None:
+    """What a split created for another part need not be among the contacts."""
+    assert ids(as_of([APART[0], APART[2]], [THEIR_MERGE, SPLIT], 29, 30)) == [11, 29]
+
+
 def test_a_link_after_a_split_is_undone() -> None:
     """A steward put together again what was split: between the two, there were two identities."""
     records = [replace(record, linked_id=None if record.id == 11 else 11) for record in APART]
