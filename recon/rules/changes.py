@@ -93,25 +93,29 @@ class Change:
     def detail(self) -> dict[str, Any]:
         """What the event's detail says of the change. All new contacts must have their ids."""
         created = {
-            _id_of(part.root): [_id_of(record) for record in part.records if isinstance(record, New)]
+            id_of(part.root): [id_of(record) for record in part.records if isinstance(record, New)]
             for part in self.parts
         }
         return {
             "cut": self.cut,
-            "moved": [[loss.contact_id, loss.kind, _id_of(loss.to), loss.phone_number] for loss in self.losses],
-            "created": [_id_of(new) for new in self.created],
+            "moved": [
+                [loss.contact_id, loss.kind, None if loss.to is None else id_of(loss.to), loss.phone_number]
+                for loss in self.losses
+            ],
+            "created": [id_of(new) for new in self.created],
             "deleted": self.deleted,
             "roots": [
-                [_id_of(root), old, [*contacts, *created.get(_id_of(root), ())]] for root, old, contacts in self.roots
+                [id_of(root), old, [*contacts, *created.get(id_of(root), ())]] for root, old, contacts in self.roots
             ],
             "links": [[member.stated() for member in members] for members in self.links],
             "left": [[event_id, member.stated()] for event_id, member in self.left],
-            "parts": [_id_of(part.root) for part in self.parts],
+            "parts": [id_of(part.root) for part in self.parts],
             "apart": self.apart,
         }
 
 
-def _id_of(contact: int | New | None) -> int | None:
+def id_of(contact: int | New) -> int:
+    """The id of a contact of a change. Raises ValueError before that of a new one is drawn."""
     if not isinstance(contact, New):
         return contact
     if contact.id is None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from recon.database.transactions import Connection
-from recon.rules.changes import Change, New
+from recon.rules.changes import Change, New, id_of
 
 # What a contact gets besides its own columns comes from the contact that it was made of: who brought it, and its sides.
 INSERT_CREATED = """
@@ -55,13 +55,13 @@ class _Row:
 async def write_change(connection: Connection, change: Change, event_id: int) -> None:
     """Write a division; its new contacts must have their ids. `event_id` is that of the constraints that it makes."""
     marks = _marks(change, event_id)
-    roots = {record.id: _id(part.root) for part in change.parts for record in part.records if isinstance(record, New)}
+    roots = {record.id: id_of(part.root) for part in change.parts for record in part.records if isinstance(record, New)}
     # A root first, and what is linked to one that was a secondary last: the foreign key wants a primary.
     await _insert(connection, [new for new in change.created if roots[new.id] == new.id], roots, marks)
     await _change(connection, change, marks)
     await _insert(connection, [new for new in change.created if roots[new.id] != new.id], roots, marks)
     if change.about:
-        about = [(_id(contact), event) for contact, event in change.about]
+        about = [(id_of(contact), event) for contact, event in change.about]
         await connection.execute(NAME_EVENTS, *map(list, zip(*about, strict=True)))
 
 
@@ -78,7 +78,7 @@ async def _insert(
             [roots[new.id] for new in created],
             [new.created_at for new in created],
             [new.origin for new in created],
-            [marks.get(_id(new)) for new in created],
+            [marks.get(id_of(new)) for new in created],
         )
 
 
@@ -92,8 +92,8 @@ async def _change(connection: Connection, change: Change, marks: Mapping[int, st
         rows.setdefault(contact_id, _Row()).is_deleted = True
     for root, _, contacts in change.roots:
         for contact_id in contacts:
-            rows.setdefault(contact_id, _Row()).root = _id(root)
-    created = {_id(new) for new in change.created}
+            rows.setdefault(contact_id, _Row()).root = id_of(root)
+    created = {id_of(new) for new in change.created}
     for contact_id in marks:
         if contact_id not in created:
             rows.setdefault(contact_id, _Row())
@@ -113,13 +113,5 @@ def _marks(change: Change, event_id: int) -> dict[int, str]:
     """The new marks of each contact, as PostgreSQL reads a two-dimensional array."""
     found: dict[int, list[str]] = {}
     for contact, group, side in change.marks:
-        found.setdefault(_id(contact), []).append(f"{{{event_id},{group},{side}}}")
+        found.setdefault(id_of(contact), []).append(f"{{{event_id},{group},{side}}}")
     return {contact_id: f"{{{','.join(marks)}}}" for contact_id, marks in found.items()}
-
-
-def _id(contact: int | New) -> int:
-    if not isinstance(contact, New):
-        return contact
-    if contact.id is None:
-        raise ValueError("a contact has no id before it is drawn")
-    return contact.id

@@ -72,6 +72,21 @@ async def test_split_by_parts(client: Client, database_url: str) -> None:
     assert await (await client.get("/identities/3")).json() == {"contact": split["contacts"][1]}
 
 
+async def test_a_part_that_an_earlier_merge_holds_together(merged: Client, database_url: str) -> None:
+    """What the request of the merge joined moves out of both its contacts: the event is found by the new root."""
+    parts = [[{"email": GEORGE["email"]}, {"phoneNumber": BIFF["phoneNumber"]}]]
+
+    split = await made(merged, "/identities/1/split", {"parts": parts, "rest": "together"})
+
+    [new] = [each for each in split["contacts"] if GEORGE["email"] in each["emails"]]
+    assert new["emails"] == [GEORGE["email"]]
+    assert new["phoneNumbers"] == [BIFF["phoneNumber"]]
+    named = await fetch(database_url, "SELECT contact_id FROM event_contact WHERE event_id = 3")
+    assert [row["contact_id"] for row in named] == [new["primaryContactId"]]
+    links = await (await merged.get(f"/identities/{new['primaryContactId']}/links")).json()
+    assert [link["name"] for link in links["links"]] == ["event:3"]
+
+
 @pytest.mark.parametrize("form", ["parts", "links"])
 async def test_a_split_and_the_link_that_undoes_it(form: str, merged: Client) -> None:
     """The split gives both former identities and ids back, and the link the one. Then the link itself is cut."""

@@ -240,6 +240,18 @@ def test_a_blocked_value_that_is_shared_after_a_repair() -> None:
     ]  # fmt: skip
 
 
+def test_a_blocked_email_that_is_shared() -> None:
+    """Contacts keep the rest of what they have."""
+    rows = [row(1, "noreply", "1"), row(2, "noreply", "2")]
+
+    clusters = Clusters(rows, Guards(blocked=frozenset({("email", "noreply")})))
+
+    assert [(loss.kind, loss.key, [loser.id for loser in loss.losers]) for loss in clusters.losses] == [
+        ("email", "noreply", [1]), ("email", "noreply", [2])
+    ]  # fmt: skip
+    assert [(contact.email, contact.phone_key) for contact in rows] == [(None, "1"), (None, "2")]
+
+
 def test_rows_of_other_programs_that_are_kept_apart_share_an_identifier() -> None:
     """The younger contact loses it, whichever of the identities is older."""
     rows = [
