@@ -201,3 +201,38 @@ async def send_at_once(
     return await asyncio.gather(
         *(send(session, url, kind, request) for url, (kind, request) in zip(cycle(urls), noted, strict=False))
     )
+
+
+# The kinds of events of corrections, each with how the kinds of requests begin that make it.
+CORRECTIONS = {
+    "linked": "link",
+    "split": "split",
+    "kept_apart": "keep apart",
+    "released": "release",
+    "blocked": "block",
+    "unblocked": "unblock",
+    "guards": "guards",
+    "erased": "erase",
+}
+
+
+async def expect_events(url: str, answers: list[Answer], position: int) -> None:
+    """Each correction that answered 200 is an event, or in effect by one; no other is, and none is two."""
+    rows = await fetch(
+        url,
+        "SELECT id, kind, note FROM event WHERE id > $1 AND kind <> ALL ($2::text[])",
+        position,
+        ["merged", "mended", "withheld"],
+    )
+    corrections = [answer for answer in answers if answer.kind != "identify"]
+    answered = {answer.event_id for answer in corrections if answer.event_id}
+    assert {row["id"] for row in rows} == {event_id for event_id in answered if event_id > position}
+    kinds = {answer.event_id: answer.kind for answer in corrections}
+    assert [row for row in rows if not kinds[row["id"]].startswith(CORRECTIONS[row["kind"]])] == []
+    # An erasure takes notes away.
+    noted = {row["note"]: row["id"] for row in rows if row["note"] is not None}
+    assert len(noted) == sum(row["note"] is not None for row in rows)
+    made = {answer.request[2]["note"]: answer.event_id for answer in corrections if answer.request[2]["note"] in noted}
+    assert made == noted
+    splits = [answer.event_id for answer in corrections if answer.kind.startswith("split") and answer.event_id]
+    assert len(splits) == len(set(splits))

@@ -51,12 +51,14 @@ class Fleet:
     urls : the processes' addresses.
     """
 
-    def __init__(self, server: Postgres, database: str, proxies: Sequence[Proxy], start: StartRecon) -> None:
+    def __init__(
+        self, server: Postgres, database: str, proxies: Sequence[Proxy], start: StartRecon, options: Sequence[str] = ()
+    ) -> None:
         self.server = server
         self.database_url = server.url(database)
         self.proxies = proxies
         self._start = start
-        self._arguments = [("--database-url", server.url(database, proxy.port)) for proxy in proxies]
+        self._arguments = [("--database-url", server.url(database, proxy.port), *options) for proxy in proxies]
         self._ports = [free_port() for _ in proxies]
         self.urls = [f"http://127.0.0.1:{port}" for port in self._ports]
         self.processes: list[Process] = [self._started(number) for number in range(len(proxies))]
@@ -85,13 +87,16 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(server: Postgres, folder: Path) -> AsyncIterator[Fleet]:
-    """Start recon processes on an empty database of `server`; yield when all are ready, and stop them afterwards."""
+async def fleet(server: Postgres, folder: Path, *options: str) -> AsyncIterator[Fleet]:
+    """Start recon processes, with these options, on an empty database of `server`; yield when all are ready.
+
+    They are stopped afterwards.
+    """
     database = f"fleet_{time.monotonic_ns()}"
     await execute(server.url(), f"CREATE DATABASE {database} ENCODING UTF8 TEMPLATE template0")
     async with AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(Proxy(server.port).running()) for _ in range(PROCESSES)]
-        recons = Fleet(server, database, proxies, stack.enter_context(recon_processes(folder)))
+        recons = Fleet(server, database, proxies, stack.enter_context(recon_processes(folder)), options)
         stack.push_async_callback(recons.stop)
         await asyncio.gather(*(asyncio.to_thread(process.wait_until_ready) for process in recons.processes))
         yield recons
@@ -158,8 +163,24 @@ class Figures:
     violations: list[str] = field(default_factory=list)
 
 
-async def survived(fault: Fault, recons: Fleet, *, seed: int, rounds: int = 1, requests: int = REQUESTS) -> Figures:
-    """Inject a fault `rounds` times under load; check the history and the database afterwards."""
+def is_probe(row: asyncpg.Record) -> bool:
+    """Tell whether a contact comes from a probe of the harness."""
+    return (row["email"] or "").endswith(f"@{PROBES}")
+
+
+async def survived(
+    fault: Fault,
+    recons: Fleet,
+    *,
+    seed: int,
+    rounds: int = 1,
+    requests: int = REQUESTS,
+    is_other: Callable[[asyncpg.Record], bool] = is_probe,
+) -> Figures:
+    """Inject a fault `rounds` times under load; check the history and the database afterwards.
+
+    `is_other` tells which contacts and events do not come from the load.
+    """
     figures = Figures()
     async with driving(recons.urls, seed=seed) as history:
         for _ in range(rounds):
@@ -170,10 +191,11 @@ async def survived(fault: Fault, recons: Fleet, *, seed: int, rounds: int = 1, r
             figures.recovery = max(figures.recovery, await until_recovered(recons.urls))
             await history.reached(max(before + requests, history.acknowledged + requests // 3))
     figures.load = history.figures()
-    rows = [row for row in await contacts(recons.database_url) if not (row["email"] or "").endswith(PROBES)]
+    rows = [row for row in await contacts(recons.database_url) if not is_other(row)]
+    journal = [event for event in await events(recons.database_url) if not is_other(event)]
     figures.violations = [
         *(str(violation) for violation in check(history, rows)),
-        *check_journal(history, rows, await events(recons.database_url)),
+        *check_journal(history, rows, journal),
         *(await invariants.check(recons.database_url))[0],
         *recons.complaints(),
         *(f"{each}: {each.status}" for each in history.of(Outcome.UNKNOWN) if each.status == 500),

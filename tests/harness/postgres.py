@@ -133,7 +133,8 @@ class Proxy:
     Attributes
     ----------
     port : the port on which it accepts connections.
-    at_commit : called at each COMMIT; returns whether to cut the connection.
+    at_commit : called at each COMMIT of a transaction that sent `mark`; returns whether to cut the connection.
+    mark : bytes that tell which transactions are meant; all by default.
     commits : the number of COMMITs so far.
     cuts : the number of them that were cut.
     """
@@ -143,6 +144,7 @@ class Proxy:
         self._links: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.port = 0
         self.at_commit: Callable[[], Cut] = lambda: Cut.NOT
+        self.mark = b""
         self.commits = 0
         self.cuts = 0
 
@@ -184,11 +186,14 @@ class Proxy:
         answers: "asyncio.Task[None]",
     ) -> None:
         """Forward recon's messages until recon disconnects or the connection is cut."""
+        is_meant = False
         async for message in _messages(reader):
             cut = Cut.NOT
+            is_meant = is_meant or self.mark in message
             if message[:1] in {b"Q", b"P"} and b"COMMIT" in message:
                 self.commits += 1
-                cut = self.at_commit()
+                cut = self.at_commit() if is_meant else Cut.NOT
+                is_meant = False
             if cut is not Cut.NOT:
                 self.cuts += 1
                 answers.cancel()  # from here on recon receives nothing

@@ -10,8 +10,9 @@ import pytest
 
 from tests.harness.databases import fetch
 from tests.harness.desk import KINDS, Answer, empty, introduce, send
-from tests.harness.faults import Fleet, fleet
+from tests.harness.faults import Fault, Fleet, crash, cuts, fleet, kill, pause, stop, survived, terminations
 from tests.harness.postgres import Cut, Postgres, postgres
+from tests.harness.stewards import STORED, is_other, stewards_at_work
 
 CORRECTIONS = [kind for kind in KINDS if kind != "identify"]
 CUTS = (Cut.BEFORE, Cut.AFTER)
@@ -99,3 +100,35 @@ async def test_at_the_end_of_its_plan(recons: Fleet, session: aiohttp.ClientSess
         assert (answer.status, answer.body["type"]) == (503, "urn:recon:unavailable")
         assert answer.body["detail"].endswith("Nothing was changed; try again.")
         assert await fetch(recons.database_url, "SELECT FROM event WHERE kind = 'linked'") == []
+
+
+REQUESTS = 600  # acknowledged beside the corrections; a third of them before the fault
+FAULTS: dict[str, Fault] = {
+    "kill -9 before COMMIT": kill(Cut.BEFORE),
+    "kill -9 after COMMIT": kill(Cut.AFTER),
+    "the database crashes": crash,
+    "sessions are terminated": terminations(5),
+    "SIGTERM": stop,
+    "the database hangs": pause(4),
+    "the network fails during COMMIT": cuts(5),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_survived(name: str, server: Postgres, tmp_path: Path) -> None:
+    """Beside a shop's requests, each correction is made once and whole, or not at all, and each answer is true."""
+    # Otherwise, corrections just wait until the database goes on.
+    options = ["--correction-timeout", "2"] if name == "the database hangs" else []
+    async with fleet(server, tmp_path, *options) as recons:
+        if name.startswith("kill"):
+            recons.proxies[0].mark = STORED  # in the COMMIT of a correction
+        async with stewards_at_work(recons.urls, recons.database_url, seed=len(name)) as stewards:
+            figures = await survived(FAULTS[name], recons, seed=7, requests=REQUESTS, is_other=is_other)
+
+        assert figures.violations == []
+        await stewards.check()
+    unknown = [case for case in stewards.corrections if case.unknown]
+    assert any(len(case.attempts) > 1 for case in stewards.corrections)
+    if name.startswith("kill"):
+        assert unknown
+        assert any("repeated" in case.final.body for case in unknown) is (name == "kill -9 after COMMIT")

@@ -15,7 +15,7 @@ import pytest
 
 from recon.sql import invariants
 from tests.harness.databases import fetch
-from tests.harness.desk import KINDS, Answer, People, empty, introduce, send_at_once
+from tests.harness.desk import KINDS, People, empty, expect_events, introduce, send_at_once
 from tests.harness.processes import StartRecon
 
 # Each two of coalescing, lane and number of processes, in all combinations.
@@ -72,7 +72,7 @@ async def _expect_race(
     assert [answer for answer in answers if answer.status not in _allowed(answer.kind)] == []
     assert any(answer.status == 200 for answer in answers)
     assert (await invariants.check(database_url))[0] == []
-    await _expect_events(database_url, answers, position)
+    await expect_events(database_url, answers, position)
     await _expect_apart(database_url)
     for contact_id, contact in before.items():
         async with session.get(f"{urls[-1]}/identities/{contact_id}?asOf={position}") as response:
@@ -110,40 +110,6 @@ async def _known(
             found[contact_id] = (await response.json())["contact"]
     [(position,)] = await fetch(database_url, "SELECT greatest(max(contact.id), max(event.id)) FROM contact, event")
     return position, found
-
-
-async def _expect_events(url: str, answers: list[Answer], position: int) -> None:
-    """Each correction that answered 200 is an event, or in effect by one; no other is, and none is two."""
-    rows = await fetch(
-        url,
-        "SELECT id, kind, note FROM event WHERE id > $1 AND kind <> ALL ($2::text[])",
-        position,
-        ["merged", "mended", "withheld"],
-    )
-    corrections = [answer for answer in answers if answer.kind != "identify"]
-    answered = {answer.event_id for answer in corrections if answer.event_id}
-    assert {row["id"] for row in rows} == {event_id for event_id in answered if event_id > position}
-    kinds = {answer.event_id: answer.kind for answer in corrections}
-    assert [row for row in rows if not kinds[row["id"]].startswith(_BEGINNING[row["kind"]])] == []
-    # An erasure takes notes away.
-    noted = {row["note"]: row["id"] for row in rows if row["note"] is not None}
-    assert len(noted) == sum(row["note"] is not None for row in rows)
-    made = {answer.request[2]["note"]: answer.event_id for answer in corrections if answer.request[2]["note"] in noted}
-    assert made == noted
-    splits = [answer.event_id for answer in corrections if answer.kind.startswith("split") and answer.event_id]
-    assert len(splits) == len(set(splits))
-
-
-_BEGINNING = {
-    "linked": "link",
-    "split": "split",
-    "kept_apart": "keep apart",
-    "released": "release",
-    "blocked": "block",
-    "unblocked": "unblock",
-    "guards": "guards",
-    "erased": "erase",
-}
 
 
 # Of a split of a merged identity, the sides are those of its oldest contacts.
