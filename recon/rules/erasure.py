@@ -16,6 +16,7 @@ _GROUP = re.compile(r"\d+")
 _NUMBERS = re.compile(r"\+?\d[\d\s().+/-]*")
 _MOST_GROUPS = 16  # of digits in a phone number: as many as E.164 has digits, and one
 _TAIL = 4  # digits
+_FEWEST_DIGITS = 7  # of a number without its extension that is taken for a person's: shorter ones are in many texts
 # Kinds whose identifiers are those of a request or of rows, and whose detail nothing else needs once the contacts that
 # they name are gone.
 _PLAIN = {Kind.MERGED, Kind.EDITED, Kind.DELETED, Kind.DISMISSED, Kind.KEPT_APART}
@@ -182,7 +183,8 @@ class Quotes:
         self._texts = {_folded(text) for text in traces.texts}
         self._lengths = sorted({len(text) for text in self._texts})
         self._phone_key = phone_key
-        self._keys = {value.key for value in traces.values if value.kind == "phoneNumber"}
+        keys = {value.key for value in traces.values if value.kind == "phoneNumber"}
+        self._keys = keys.union(*(map(phone_key, _in_digits(key)) for key in keys))
         # Deriving a key keeps the last digits of a number, and costs more than a look at these.
         self._tails = {key[-_TAIL:] for key in self._keys}
 
@@ -212,6 +214,13 @@ class Quotes:
                 if digits[-_TAIL:] in self._tails and self._phone_key(numbers[start : last.end()]) in self._keys:
                     return True
         return False
+
+
+def _in_digits(key: str) -> list[str]:
+    """How a phone number with letters, such as an extension, is quoted without: all its digits, and those before."""
+    before = _NUMBERS.match(key)
+    forms = ["".join(_GROUP.findall(form)) for form in (key, before.group() if before else "")]
+    return [form for form in forms if len(form) >= _FEWEST_DIGITS]
 
 
 def _folded(text: str) -> str:

