@@ -343,7 +343,9 @@ def _guards(database: Database) -> Read:
 
 
 def _idempotency_key(request: web.Request) -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not _KEY.fullmatch(key):
+    keys = request.headers.getall("Idempotency-Key", [])
+    if len(keys) > 1:
+        raise InvalidParameter("The request has more than one Idempotency-Key.")
+    if keys and not _KEY.fullmatch(keys[0]):
         raise InvalidParameter("The Idempotency-Key must have 1 to 255 visible ASCII characters.")
-    return key
+    return keys[0] if keys else None

@@ -222,6 +222,5 @@ class _Release:
 def decisions(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Who decided, when and why, as a message of the API."""
     return [
-        {"eventId": each["id"], "at": each["at"].isoformat(), "source": each["source"], "note": each["note"]}
-        for each in events
+        {"eventId": each["id"], "at": each["at"], "source": each["source"], "note": each["note"]} for each in events
     ]
