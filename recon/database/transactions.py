@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -221,16 +221,17 @@ class Database:
         begin = self._begin_reading + _statement_timeout(seconds)
         return await self._correction("plan correction", _reading(begin, work), seconds)
 
-    async def correcting(self, work: Work[T], seconds: float) -> T:
+    async def correcting(self, work: Work[T], seconds: float, rolled_back: Callable[[], None]) -> T:
         """Run `work` as `serializable` does, with a time limit of its own for the transaction and each statement of it.
 
-        The wait for the lane is a statement, too. Raises Unavailable, which names the missing grants, if this role may
-        not make corrections.
+        The wait for the lane is a statement, too. `rolled_back` is called when PostgreSQL has refused a COMMIT: until
+        the next one, nothing is changed. Raises Unavailable, which names the missing grants, if this role may not make
+        corrections.
         """
         # Before the lane: a correction waits for it as long as it may.
         begin, separator, lane = self._begin.partition("; LOCK TABLE")
         begin += _statement_timeout(seconds) + separator + lane
-        return await self._correction("correct", _transaction(begin, work), seconds)
+        return await self._correction("correct", _transaction(begin, work, rolled_back), seconds)
 
     async def _correction(self, step: str, transaction: Work[T], seconds: float) -> T:
         try:
@@ -308,10 +309,18 @@ def _statement_timeout(seconds: float) -> str:
     return f"; SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = {limit}"
 
 
-def _transaction(begin: str, work: Work[T]) -> Work[T]:
+def _ignore() -> None:
+    pass
+
+
+def _transaction(begin: str, work: Work[T], rolled_back: Callable[[], None] = _ignore) -> Work[T]:
     async def transaction(connection: Connection) -> T:
         result = await _begun(connection, begin, work)
-        await _commit(connection)
+        try:
+            await _commit(connection)
+        except asyncpg.PostgresError:
+            rolled_back()
+            raise
         return result
 
     return transaction

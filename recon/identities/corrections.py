@@ -254,14 +254,17 @@ class _Attempt:
         return {**stored.answer, "repeated": True}
 
     def _require_state(self, plan: Plan) -> None:
-        if self._terms.if_state is not None and self._terms.if_state != plan.state:
+        # One that is in effect for good, such as an erasure, has no state any more.
+        if plan.has_state and self._terms.if_state is not None and self._terms.if_state != plan.state:
             raise Changed
 
     async def _written(self, plan: Plan) -> Answer | None:
         """Return the answer once the plan is committed; None if the identities have changed since it was made."""
         while True:
             try:
-                answer = await self._database.correcting(lambda connection: self._write(connection, plan), self._left())
+                answer = await self._database.correcting(
+                    lambda connection: self._write(connection, plan), self._left(), self._rolled_back
+                )
             except RowsHeld:
                 # Out of the lane, in which all writers would wait for the session that holds the row.
                 self.was_held, self.is_committing = True, False
@@ -270,6 +273,9 @@ class _Attempt:
                 if answer is not None and plan.event is not None and "repeated" not in answer:
                     metrics.CORRECTIONS.labels(plan.event.kind.value).inc()
                 return answer
+
+    def _rolled_back(self) -> None:
+        self.is_committing = False
 
     async def _write(self, connection: Connection, plan: Plan) -> Answer | None:
         """Write the plan in a transaction; None if it is not current. May run more than once."""

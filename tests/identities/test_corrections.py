@@ -310,6 +310,37 @@ async def test_a_commit_that_takes_too_long(database_url: str, monkeypatch: pyte
                 await Corrections(database, 0.5).make(KeepApart(1, 4), Terms(), decided)
 
 
+REFUSE_COMMIT = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'writer_lane'::regclass AND NOT granted) LOOP
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    RAISE 'as if it had been concurrent' USING ERRCODE = 'serialization_failure';
+END $$;
+CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON event DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+HAS_LANE = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'writer_lane'::regclass)"
+
+
+async def test_a_commit_that_is_refused(database_url: str) -> None:
+    """Until the next COMMIT it is known that nothing was changed, here because another session gets the lane."""
+    async with opened(database_url) as database:
+        await prepare(database)
+        await execute(database_url, REFUSE_COMMIT)
+        holder = await asyncpg.connect(database_url)
+        making = asyncio.create_task(Corrections(database, 3).make(KeepApart(1, 4), Terms(), decided))
+        while not await holder.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'writer_lane'::regclass)"
+        ):
+            await asyncio.sleep(0.01)
+        await holder.execute("BEGIN; LOCK TABLE writer_lane IN EXCLUSIVE MODE")
+
+        with pytest.raises(DeadlineExceeded):
+            await making
+        await holder.close()
+
+
 @pytest.mark.parametrize("key", [None, "k"])
 async def test_an_unknown_outcome(key: str | None, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the connection is lost in COMMIT, the error says what is safe; with the key, the same request is."""
