@@ -130,6 +130,8 @@ class _Search:
                 self.scrubbed.add(event.id)
 
     def _is_about(self, event: Event, naming: set[int]) -> bool:
+        if event.kind is Kind.DISMISSED and event.other_id in self.wiped | self.scrubbed:
+            return True  # it names the withheld link alone, and comes after it
         return event.id in naming or self.traces.names(event)
 
     def scrub(self, event: Event, naming: set[int]) -> Event:

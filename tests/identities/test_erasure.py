@@ -172,3 +172,32 @@ async def test_a_value_that_was_blocked_by_mistake(make_client: MakeClient, data
     assert await found(database_url, OTHERS) == {}
     events = await fetch(database_url, "SELECT kind, phone_key FROM event WHERE phone_key IS NOT NULL ORDER BY id")
     assert [tuple(row) for row in events] == [("blocked", "1"), ("blocked", "2"), ("unblocked", "1")]
+
+
+async def test_the_note_of_a_dismissed_link(make_client: MakeClient, database_url: str) -> None:
+    """It is about both identities, whichever of the two answered the request; that of another link stays."""
+    client = await make_client()
+    for email, phone in ((EMAIL, PHONE), ("doc@hillvalley.edu", "5"), ("biff@hillvalley.edu", "717171")):
+        await post(client, "/identify", {"email": email, "phoneNumber": phone})
+    for contact in (1, 3):
+        await post(client, "/identities/2/keep-apart", {"contactId": contact})
+    for phone, note in ((PHONE, "it is his son"), ("717171", "it is the bully")):
+        await post(client, "/identify", {"email": "doc@hillvalley.edu", "phoneNumber": phone})
+        [link] = (await (await client.get("/withheld")).json())["withheld"]
+        await post(client, f"/withheld/{link['eventId']}/dismiss", {"note": note})
+
+    await post(client, "/identities/1/erase", {})
+
+    notes = await fetch(database_url, "SELECT note FROM event WHERE kind = 'dismissed' ORDER BY id")
+    assert [row["note"] for row in notes] == [None, "it is the bully"]
+
+
+async def test_an_erasure_that_is_repeated_with_its_state(make_client: MakeClient) -> None:
+    """The erased identity has no state any more, and the erasure is in effect."""
+    client = await make_client()
+    await post(client, "/identify", {"email": EMAIL})
+    preview = await post(client, "/identities/1/erase", {"dryRun": True})
+
+    erased, again = [await post(client, "/identities/1/erase", {"ifState": preview["state"]}) for _ in range(2)]
+
+    assert (again["eventId"], again["contactIds"]) == (erased["eventId"], [1])
