@@ -32,6 +32,7 @@ Step = tuple[Sent, Applied]
 
 NEW_CONTACTS = "SELECT id, email, phone_key FROM contact WHERE id > $1"
 NEW_EVENTS = "SELECT id, kind, detail -> 'links' AS links FROM event WHERE id > $1"
+MARKS = "SELECT apart[n][1] AS event, id FROM contact, generate_subscripts(apart, 1) AS n"
 LAST = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('contact', 'id')::regclass), 0)"
 
 
@@ -230,7 +231,7 @@ class Walk:
         return Drawn(events[0]["id"] if events else None, created, made)
 
     async def _compare(self) -> None:
-        """All identities and the review list are those of the model."""
+        """All identities, what is on which constraint's sides, and the review list are those of the model."""
         registry = self.registry
         registry.review()
         one_of_each = {
@@ -245,6 +246,9 @@ class Walk:
                 expected = problem(refused)
             found = answer if status == 200 else {"type": answer["type"]}
             assert (status, found) == expected, contact_id
+        marked = {(event, contact) for event, contact in await self.database.fetch(MARKS)}
+        sides = {(event, each) for event, *both in registry.model.constraints for side in both for each in side}
+        assert marked == {each for each in sides if each[1] in registry.rows}
         _, review = await self._get("/withheld")
         links = [(each["email"], each["phoneNumber"]) for each in review["withheld"]]
         self.listed = {
