@@ -190,11 +190,12 @@ class Proxy:
         is_meant = False
         async for message in _messages(reader):
             cut = Cut.NOT
+            if message[5:10] == b"BEGIN":
+                is_meant = False
             is_meant = is_meant or self.mark in message
             if message[:1] in {b"Q", b"P"} and b"COMMIT" in message:
                 self.commits += 1
                 cut = self.at_commit() if is_meant else Cut.NOT
-                is_meant = False
             if cut is not Cut.NOT:
                 self.cuts += 1
                 answers.cancel()  # from here on recon receives nothing
