@@ -120,7 +120,7 @@ async def cut_corrections(recons: Fleet, _: History) -> dict[str, float]:
         return turn or Cut.NOT
 
     for proxy in recons.proxies:
-        proxy.mark, proxy.at_commit = STORED, at_commit
+        proxy.at_commit = at_commit
     await done.wait()
     return {"cuts": 2 * CUT}
 
@@ -142,8 +142,8 @@ async def test_survived(name: str, server: Postgres, tmp_path: Path) -> None:
     # Otherwise, corrections just wait until the database goes on.
     options = ["--correction-timeout", "2"] if name == "the database hangs" else []
     async with fleet(server, tmp_path, *options) as recons:
-        if name.startswith("kill"):
-            recons.proxies[0].mark = STORED  # in the COMMIT of a correction
+        for proxy in recons.proxies:
+            proxy.mark = STORED  # COMMITs of corrections are meant
         async with stewards_at_work(recons.urls, recons.database_url, seed=len(name)) as stewards:
             figures = await survived(FAULTS[name], recons, seed=7, requests=REQUESTS, is_other=is_other)
 
