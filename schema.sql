@@ -35,6 +35,8 @@ ALTER TABLE contact ADD CONSTRAINT contact_says_something CHECK (((email IS NOT 
 ALTER TABLE contact ADD CONSTRAINT contact_phone_has_key CHECK (((phone_number IS NULL) = (phone_key IS NULL)));
 ALTER TABLE contact ADD CONSTRAINT contact_precedence CHECK ((link_precedence = ANY (ARRAY['primary'::text, 'secondary'::text])));
 ALTER TABLE contact ADD CONSTRAINT contact_only_secondaries_link CHECK (((link_precedence = 'secondary'::text) = (linked_id IS NOT NULL)));
+-- Rows of three numbers, without a NULL.
+ALTER TABLE contact ADD CONSTRAINT contact_apart_has_rows CHECK (((apart IS NULL) OR (((array_ndims(apart) = 2) AND (array_length(apart, 2) = 3) AND (0 <= ALL (apart))) IS TRUE)));
 ALTER TABLE contact ADD UNIQUE (id, link_precedence);
 ALTER TABLE contact ADD CONSTRAINT contact_links_to_a_primary FOREIGN KEY (linked_id, linked_precedence) REFERENCES contact(id, link_precedence);
 

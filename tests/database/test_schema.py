@@ -84,7 +84,7 @@ async def test_a_role_that_may_not_make_the_schema_is_told(bare_database_url: st
         await execute(bare_database_url, f"DROP ROLE {role}")
 
 
-LINKS = [
+REFUSED = [
     ("a secondary needs a primary", "INSERT INTO contact (email, link_precedence) VALUES ('x', 'secondary')"),
     ("a primary links to nobody", "INSERT INTO contact (email, linked_id) VALUES ('x', 1)"),
     (
@@ -98,10 +98,14 @@ LINKS = [
     ),
     ("a row says something", "INSERT INTO contact DEFAULT VALUES"),
     ("there are two precedences", "UPDATE contact SET link_precedence = 'tertiary' WHERE id = 2"),
+    *(
+        (f"marks are rows of three numbers, not {apart}", f"UPDATE contact SET apart = '{apart}' WHERE id = 1")
+        for apart in ("{}", "{1,0,0}", "{{1,0}}", "{{1,0,0,0}}", "{{1,0,NULL}}", "{{1,0,-1}}", "{{{1,0,0}}}")
+    ),
 ]
 
 
-@pytest.mark.parametrize("statement", [pytest.param(statement, id=rule) for rule, statement in LINKS])
+@pytest.mark.parametrize("statement", [pytest.param(statement, id=rule) for rule, statement in REFUSED])
 async def test_the_schema_refuses(statement: str, database_url: str) -> None:
     """What the schema can refuse by itself, it does, whoever writes."""
     await execute(
@@ -113,3 +117,13 @@ async def test_the_schema_refuses(statement: str, database_url: str) -> None:
 
     with pytest.raises(asyncpg.IntegrityConstraintViolationError):
         await execute(database_url, statement)
+
+
+async def test_the_schema_accepts_marks(database_url: str) -> None:
+    """A contact has no marks, or some."""
+    await execute(
+        database_url,
+        "INSERT INTO contact (email) VALUES ('a')",
+        "UPDATE contact SET apart = '{{1,0,0},{2,1,0}}'",
+        "UPDATE contact SET apart = NULL",
+    )

@@ -1,6 +1,7 @@
 -- Schema 4: guards and corrections. The guards are off: the contacts may have values that recon's own list blocks.
 
 ALTER TABLE contact ADD COLUMN apart bigint[];
+ALTER TABLE contact ADD CONSTRAINT contact_apart_has_rows CHECK (((apart IS NULL) OR (((array_ndims(apart) = 2) AND (array_length(apart, 2) = 3) AND (0 <= ALL (apart))) IS TRUE)));
 CREATE INDEX ON contact USING btree (id) WHERE (apart IS NOT NULL);
 
 ALTER TABLE setting
