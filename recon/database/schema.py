@@ -35,8 +35,8 @@ SELECT setval(sequence, highest) FROM ids WHERE highest > coalesce(pg_sequence_l
 """
 _REGION = "SELECT default_region FROM setting"
 _HAS_OTHER_KEY = """
-SELECT EXISTS (SELECT FROM blocked WHERE kind = 'digest')
-    AND NOT EXISTS (SELECT FROM blocked WHERE kind = 'digest' AND key = $1)
+SELECT EXISTS (SELECT FROM blocked WHERE kind = 'digestCheck')
+    AND NOT EXISTS (SELECT FROM blocked WHERE kind = 'digestCheck' AND key = $1)
 """
 _SET_REGION = "UPDATE setting SET default_region = $1"
 # Writers wait until the transaction ends; readers do not. It conflicts with itself: one migration or repair at a time.

@@ -8,7 +8,7 @@ from recon.errors import InvalidCorrection
 from recon.identities import subjects
 from recon.identities.corrections import Plan
 from recon.identities.subjects import Subject
-from recon.rules.digests import check_of, digest
+from recon.rules.digests import CHECK, DIGEST_OF, Digested, check_of, digest
 from recon.rules.erasure import Quotes, Traces, candidates, is_wiped, scrubbed
 from recon.rules.guards import marks_of, opposed
 from recon.rules.journal import Event, Kind
@@ -160,10 +160,11 @@ class _Search:
         await erasure.delete_answers(connection, self.answers | answers)
         return len(events)
 
-    def digests(self, subject: Subject, key: bytes) -> list[str]:
+    def digests(self, subject: Subject, key: bytes) -> list[Digested]:
         """The digests of the identifiers of its contacts, and that which tells which key made them."""
         held = {identifier for record in subject.records for identifier in identifiers_of(record)}
-        return sorted({check_of(key), *(digest(key, identifier) for identifier in held & self.traces.values)})
+        found = {Digested(DIGEST_OF[each.kind], digest(key, each)) for each in held & self.traces.values}
+        return sorted({Digested(CHECK, check_of(key)), *found})
 
 
 async def _kept_apart(connection: Connection, subject: Subject) -> list[int]:

@@ -2,8 +2,19 @@
 
 import hashlib
 import hmac
+from typing import NamedTuple
 
-_CHECK = ("", "")  # no identifier
+# What a digest is called in the table `blocked`, by the kind of the identifier that it stands for.
+DIGEST_OF = {"email": "emailDigest", "phoneNumber": "phoneNumberDigest"}
+CHECK = "digestCheck"  # what the one is called that `check_of` gives
+_NOTHING = ("", "")  # no identifier
+
+
+class Digested(NamedTuple):
+    """A digest, and what it stands for: one of DIGEST_OF, or CHECK."""
+
+    kind: str
+    key: str
 
 
 def digest(key: bytes, value: tuple[str, str]) -> str:
@@ -16,4 +27,4 @@ def digest(key: bytes, value: tuple[str, str]) -> str:
 
 def check_of(key: bytes) -> str:
     """The digest that is stored beside the others, and tells whether a process has the key that made them."""
-    return digest(key, _CHECK)
+    return digest(key, _NOTHING)

@@ -7,6 +7,7 @@ from typing import Any
 
 from recon.database.transactions import Connection
 from recon.rules.clusters import Clusters, Contact
+from recon.rules.digests import DIGEST_OF
 from recon.rules.guards import Digest, Guards, Value, Values, is_common
 from recon.rules.identifiers import Identifiers
 from recon.rules.reconcile import Entry, Plan
@@ -203,7 +204,7 @@ def _guards(rows: list[Any], digests: Mapping[str, Value]) -> Guards:
     blocked: set[Value] = set()
     while rows and rows[-1][0] is None:
         _, _, kind, _, key, settings = rows.pop()
-        if kind == "digest" and key in digests:
+        if kind in DIGEST_OF.values() and key in digests:
             blocked.add(digests[key])
         elif key is not None:
             blocked.add((kind, key))

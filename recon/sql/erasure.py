@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from recon.database.transactions import Connection
+from recon.rules.digests import Digested
 from recon.rules.erasure import Traces
 from recon.rules.journal import Event
 from recon.rules.links import Identifier
@@ -149,7 +150,9 @@ WHERE correction.key = given.key AND correction.source = given.source
 DELETE_CONTACTS = "DELETE FROM contact WHERE id = ANY ($1::bigint[])"
 RECORD_ERASED = "INSERT INTO erased (contact_id, event_id) SELECT unnest($1::bigint[]), $2::bigint"
 SUPPRESS = """
-INSERT INTO blocked (kind, key, event_id) SELECT 'digest', unnest($1::text[]), $2::bigint ON CONFLICT DO NOTHING
+INSERT INTO blocked (kind, key, event_id)
+SELECT kind, key, $3::bigint FROM unnest($1::text[], $2::text[]) AS given (kind, key)
+ON CONFLICT DO NOTHING
 """
 
 
@@ -166,8 +169,8 @@ async def delete_contacts(connection: Connection, ids: Sequence[int], event_id: 
 
 
 HAS_OTHER_KEY = """
-SELECT EXISTS (SELECT FROM blocked WHERE kind = 'digest')
-    AND NOT EXISTS (SELECT FROM blocked WHERE kind = 'digest' AND key = $1::text)
+SELECT EXISTS (SELECT FROM blocked WHERE kind = 'digestCheck')
+    AND NOT EXISTS (SELECT FROM blocked WHERE kind = 'digestCheck' AND key = $1::text)
 """
 
 
@@ -177,9 +180,11 @@ async def has_other_key(connection: Connection, check: str) -> bool:
     return found
 
 
-async def suppress(connection: Connection, digests: Sequence[str], event_id: int) -> None:
+async def suppress(connection: Connection, digests: Sequence[Digested], event_id: int) -> None:
     """Keep digests of identifiers, so that no request brings these back."""
-    await connection.execute(SUPPRESS, digests, event_id)
+    await connection.execute(
+        SUPPRESS, [digest.kind for digest in digests], [digest.key for digest in digests], event_id
+    )
 
 
 def _columns(values: Iterable[Identifier]) -> tuple[list[str], list[str]]:

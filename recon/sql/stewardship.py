@@ -50,7 +50,7 @@ class Blocked(NamedTuple):
 _BLOCKED = """
 SELECT blocked.kind, blocked.key, blocked.phone_number, blocked.event_id, event.at, event.source, event.note
 FROM blocked JOIN event ON event.id = blocked.event_id
-WHERE blocked.kind <> 'digest'"""
+WHERE blocked.kind IN ('email', 'phoneNumber')"""
 # There is no index by event: lists of blocked values are short compared with contacts.
 LIST_BLOCKED = f"{_BLOCKED} AND blocked.event_id > $1::bigint ORDER BY blocked.event_id LIMIT $2::bigint"
 FIND_BLOCKED = f"{_BLOCKED} AND blocked.kind = $1::text AND blocked.key = $2::text"
@@ -106,7 +106,7 @@ WHERE id > $1::bigint AND deleted_at IS NULL ORDER BY id LIMIT 10000
 """
 HELD_BLOCKED = """
 SELECT blocked.kind, blocked.key, coalesce(blocked.phone_number, blocked.key) FROM blocked
-WHERE kind <> 'digest' AND (
+WHERE kind IN ('email', 'phoneNumber') AND (
     EXISTS (SELECT FROM contact WHERE blocked.kind = 'email' AND email = blocked.key AND deleted_at IS NULL)
     OR EXISTS (
         SELECT FROM contact WHERE blocked.kind = 'phoneNumber' AND phone_key = blocked.key AND deleted_at IS NULL

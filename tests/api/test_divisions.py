@@ -289,10 +289,14 @@ async def test_suppress(make_client: MakeClient, database_url: str) -> None:
     assert len(await fetch(database_url, "SELECT FROM contact")) == 1
     await made(client, "/identities/1/erase", {"suppress": True})
 
-    digests = {row["key"] for row in await fetch(database_url, "SELECT key FROM blocked WHERE kind = 'digest'")}
+    digests = {tuple(row) for row in await fetch(database_url, "SELECT kind, key FROM blocked")}
     assert digests == {
-        hmac.new(key.encode(), text, hashlib.sha256).hexdigest()
-        for text in (b"email\0george@hillvalley.edu", b"phoneNumber\x00919191", b"\0")  # the last tells the key
+        (kind, hmac.new(key.encode(), text, hashlib.sha256).hexdigest())
+        for kind, text in (
+            ("emailDigest", b"email\0george@hillvalley.edu"),
+            ("phoneNumberDigest", b"phoneNumber\x00919191"),
+            ("digestCheck", b"\0"),  # tells the key
+        )
     }
     assert await (await client.get("/blocked")).json() == {"blocked": [], "next": None}
 

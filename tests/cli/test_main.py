@@ -260,7 +260,7 @@ VIOLATIONS: dict[str, tuple[list[str], list[str]]] = {
             "UPDATE contact SET linked_id = 6, link_precedence = 'secondary', email = id WHERE id > 6",
             """INSERT INTO blocked (kind, key, event_id) VALUES
                 ('email', 'a', 20), ('phoneNumber', '55', 21), ('email', '2', 22), ('phoneNumber', 'b', 23),
-                ('email', 'gone', 24), ('phoneNumber', '33', 25), ('digest', 'a', 26)""",
+                ('email', 'gone', 24), ('phoneNumber', '33', 25), ('emailDigest', 'a', 26)""",
         ],
         [
             "I7: the email that event 20 blocked is in 2 contacts (1, 4)",

@@ -65,7 +65,7 @@ STATEMENTS |= {
     "blocked among": (guards.BLOCKED_AMONG, _ASKED[:2]),
     "recorded": (guards.RECORDED, _ASKED[:2]),
     "lose": (guards.LOSE, [[1, 2], "email", [2]]),
-    "mark": (guards.MARK, [[1, 2], ["{7,0,1}"] * 2]),
+    "mark": (guards.MARK, [[1, 2], ["{{7,0,1}}"] * 2]),
     "find root by id": (journal.FIND_ROOT, [5, None, None]),
     "find root by email": (journal.FIND_ROOT, [None, "e5@example.org", None]),
     "find root by phone": (journal.FIND_ROOT, [None, None, "5"]),

@@ -25,14 +25,16 @@ ALTER TABLE event_contact ADD PRIMARY KEY (contact_id, event_id);
 
 -- The values that identify nobody.
 CREATE TABLE blocked (
-    kind         text NOT NULL, -- what `key` is: an email, a phone number's match key, or the digest of either
+    -- What `key` is: an email, a phone number's match key, the digest of either, or the digest that tells which key made
+    -- the others (see recon/rules/digests.py).
+    kind         text NOT NULL,
     key          text NOT NULL,
     phone_number text,          -- as the steward gave it
     event_id     bigint NOT NULL
 );
 
 ALTER TABLE blocked ADD PRIMARY KEY (key, kind);
-ALTER TABLE blocked ADD CONSTRAINT blocked_kind CHECK ((kind = ANY (ARRAY['email'::text, 'phoneNumber'::text, 'digest'::text])));
+ALTER TABLE blocked ADD CONSTRAINT blocked_kind CHECK ((kind = ANY (ARRAY['email'::text, 'phoneNumber'::text, 'emailDigest'::text, 'phoneNumberDigest'::text, 'digestCheck'::text])));
 
 -- The contacts of erased identities. Their ids are never used again.
 CREATE TABLE erased (
