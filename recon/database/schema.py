@@ -78,12 +78,16 @@ async def require_schema(connection: Connection) -> None:
 
 async def require_region(connection: Connection, region: str | None) -> None:
     """Raise NotPrepared unless the database has this default region: it decides the match keys that are stored."""
-    found = await fetch_region(connection)
+    require_same_region(await fetch_region(connection), region)
+
+
+def require_same_region(found: str | None, region: str | None) -> None:
+    """Raise NotPrepared unless the default region that was found in the database is this one."""
     if found == region:
         return
     advice = f"set --default-region (RECON_DEFAULT_REGION) to {found}" if found else "leave --default-region unset"
-    if region:
-        advice += f", or run `recon schema --apply --default-region {region}`, which checks the stored match keys first"
+    rekey = f"recon rekey --default-region {region}" if region else "recon rekey"
+    advice += f", or run `{rekey}`, which computes all match keys anew"
     raise NotPrepared(
         f"recon is configured with the default region {region or 'none'}, but the database has {found or 'none'}: "
         + advice

@@ -20,7 +20,14 @@ from recon.database.definitions import SCHEMA_VERSION
 from recon.database.definitions import Connection as Connection  # noqa: PLC0414 (the layers above know it from here)
 from recon.database.grants import missing_steward_grants, warn_of_grants
 from recon.database.pool import Pool, T, Work
-from recon.database.schema import apply_schema, require_parts, require_served, require_suppress_key, skip_taken_ids
+from recon.database.schema import (
+    apply_schema,
+    require_parts,
+    require_same_region,
+    require_served,
+    require_suppress_key,
+    skip_taken_ids,
+)
 from recon.errors import (
     NotPrepared,
     OutcomeUnknown,
@@ -187,6 +194,18 @@ class Database:
             if self._ready:
                 self._wait(error)
             raise
+
+    def require_region(self, found: str | None) -> None:
+        """Raise Unavailable unless the default region of a snapshot is this process's; stop serving if it is not.
+
+        What decides by match keys must look in its own snapshot: a new region and new keys are committed together.
+        """
+        try:
+            require_same_region(found, self._default_region)
+        except NotPrepared as error:
+            if self._ready:
+                self._wait(error)
+            raise Unavailable(str(error)) from None
 
     async def snapshot(self, step: str, work: Work[T]) -> T:
         """Run `work`, a single statement that only reads, as its own serializable transaction.

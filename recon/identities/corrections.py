@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from recon import metrics
+from recon.database.schema import fetch_region
 from recon.database.transactions import Connection, Database
 from recon.errors import Changed, DeadlineExceeded, KeyReused, OutcomeUnknown, Overloaded, RowsHeld
 from recon.rules.clusters import Identity
@@ -216,6 +217,7 @@ class _Attempt:
         """Return the answer that the correction would have, with the ids that its contacts and event would get."""
 
         async def work(connection: Connection) -> tuple[Plan, int]:
+            await self._require_region(connection)
             return await self._correction.plan(connection), await sql.last_id(connection)
 
         plan, last = await self._database.planning(work, self._left())
@@ -240,7 +242,12 @@ class _Attempt:
 
     async def _planned(self, connection: Connection) -> Plan | Answer:
         """Return the plan, or the first answer to the request if it was made before."""
+        await self._require_region(connection)
         return await self._repeated(connection) or await self._correction.plan(connection)
+
+    async def _require_region(self, connection: Connection) -> None:
+        """Raise Unavailable unless the database has the region of the match keys that the correction names."""
+        self._database.require_region(await fetch_region(connection))
 
     async def _repeated(self, connection: Connection) -> Answer | None:
         terms = self._terms
@@ -282,6 +289,7 @@ class _Attempt:
         self.is_committing = False
         terms = self._terms
         await sql.lock_roots(connection, plan.states)
+        await self._require_region(connection)
         repeated = await self._repeated(connection)
         if repeated is not None:
             return repeated

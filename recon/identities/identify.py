@@ -89,6 +89,7 @@ class Identify:
         clusters = await self._database.snapshot(
             "read", lambda connection: sql.fetch_small_clusters(connection, batch, self._digest)
         )
+        self._database.require_region(clusters.guards.region)
         large = clusters.larger_than(sql.LARGE)
         if not large:
             return await self._known(batch, clusters)
@@ -110,6 +111,7 @@ class Identify:
         clusters = await self._database.snapshot(
             "read large", lambda connection: sql.fetch_clusters(connection, batch, self._digest)
         )
+        self._database.require_region(clusters.guards.region)
         return await self._known(batch, clusters)
 
     async def write(self, requests: Requests) -> Sequence[Outcome]:
@@ -131,6 +133,7 @@ class Identify:
     async def _applied(self, requests: Requests, choose: contention.Choose) -> Sequence[Outcome]:
         async def work(connection: Connection) -> tuple[Plan, list[Held | None]]:
             plan, held = await choose(connection, requests(), MOST_ANSWERED, self._digest)
+            self._database.require_region(plan.region)
             if plan.changes_anything():
                 await sql.change_contacts(connection, plan)
             return plan, held

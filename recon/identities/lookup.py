@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias, TypeVar
 
+from recon.database.schema import fetch_region
 from recon.database.transactions import Connection, Database
 from recon.errors import Deleted, Erased, NotFound
 from recon.identities import review
@@ -142,6 +143,7 @@ class Lookup:
         """
 
         def make(found: Clusters) -> list[Identity]:
+            self._database.require_region(found.guards.region)
             holders = dict.fromkeys(filter(None, found.of(identifiers)))
             return [consolidate(cluster.primary, cluster.contacts) for cluster in holders]
 
@@ -194,6 +196,7 @@ class Lookup:
         """
 
         async def fetch(connection: Connection) -> _Pair:
+            self._database.require_region(await fetch_region(connection))
             first, second = await _find(connection, start), await _find(connection, end)
             if first is None or second is None:
                 return _Pair(first, second)

@@ -91,19 +91,21 @@ def is_common(kind: Kind, key: str) -> bool:
 
 @dataclass(slots=True)
 class Guards:
-    """The guards' settings, and the blocked values that matter to a batch. Without arguments: no guards.
+    """The settings of the database, and the blocked values that matter to a batch. Without arguments: no guards.
 
     Attributes
     ----------
     max_emails, max_phones : the most that requests give an identity; 0 for no limit.
     block_common : whether recon's own list is in use.
     blocked : the values that a steward blocked, or suppressed at an erasure, among those of the batch.
+    region : the default region by which the stored match keys were derived; None for none.
     """
 
     max_emails: int = 0
     max_phones: int = 0
     block_common: bool = False
     blocked: Values = frozenset()
+    region: str | None = None
 
     def blocks_value(self, kind: Kind, key: str) -> bool:
         """Tell whether a value identifies nobody."""

@@ -118,6 +118,7 @@ class Plan:
     relinks : (root, primary): all rows of the cluster at `root` are to point at `primary`.
     events : what the journal is to say of the merges, repairs and withheld links, in order.
     losses : which values contacts of the table lose.
+    region : the default region of the snapshot that it was decided on.
     """
 
     decisions: list[Decision] = field(default_factory=list)
@@ -126,6 +127,7 @@ class Plan:
     relinks: list[tuple[int, int]] = field(default_factory=list)
     events: list[Entry] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
+    region: str | None = None
 
     def changes_anything(self) -> bool:
         """Tell whether anything is to be written."""
@@ -186,7 +188,9 @@ def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = ma
     `clusters` must hold every cluster that a request touches; it is updated on the way. Once the answers have `most`
     contacts or more, the rest of the requests is left undecided.
     """
-    plan = Plan(newest=clusters.newest, events=_repairs(clusters), losses=clusters.losses)
+    plan = Plan(
+        newest=clusters.newest, events=_repairs(clusters), losses=clusters.losses, region=clusters.guards.region
+    )
     ranks = count(1 + clusters.newest.rank if clusters.newest else 0)
     created: list[tuple[Contact, Cluster]] = []
     reviewed: set[Pair] = set()

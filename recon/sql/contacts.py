@@ -31,12 +31,13 @@ _ROOTS = """
 _COLUMNS = ", ".join(field.name for field in fields(Contact) if field.name not in {"rank", "source"})
 
 # The guards, in the snapshot that decides. They come behind the contacts as a row without an id, which has the settings
-# in place of marks; as one for each value of the batch that is blocked, also by its digest ($3), if there is any.
+# in place of marks and the default region in place of a phone number; as one for each value of the batch that is
+# blocked, also by its digest ($3), if there is any.
 _WITH_GUARDS = f"""
 SELECT {_COLUMNS} FROM (
     {{members}}
     UNION ALL
-    SELECT NULL, NULL, kind, NULL, key, ARRAY[max_emails, max_phones, block_common::int]::bigint[], NULL
+    SELECT NULL, NULL, kind, default_region, key, ARRAY[max_emails, max_phones, block_common::int]::bigint[], NULL
     FROM setting LEFT JOIN blocked ON key = ANY ($1::text[] || $2::text[] || $3::text[])
     WHERE only_row
 ) AS found
@@ -203,13 +204,13 @@ def _guards(rows: list[Any], digests: Mapping[str, Value]) -> Guards:
     """Take the rows without an id, which come last, off the rows of contacts: the guards."""
     blocked: set[Value] = set()
     while rows and rows[-1][0] is None:
-        _, _, kind, _, key, settings = rows.pop()
+        _, _, kind, region, key, settings = rows.pop()
         if kind in DIGEST_OF.values() and key in digests:
             blocked.add(digests[key])
         elif key is not None:
             blocked.add((kind, key))
     max_emails, max_phones, block_common = settings
-    return Guards(max_emails, max_phones, bool(block_common), frozenset(blocked))
+    return Guards(max_emails, max_phones, bool(block_common), frozenset(blocked), region)
 
 
 # All that a batch changes. First its new contacts: a secondary's primary may be a row of the same statement

@@ -156,7 +156,7 @@ async def until_status(process: Process, path: str, status: int, body: object = 
 PERSON = {"email": "a@x.io", "phoneNumber": "(201) 555-0123"}
 COMPLAINT = (
     "recon is configured with the default region US, but the database has none: leave --default-region unset, "
-    "or run `recon schema --apply --default-region US`, which checks the stored match keys first"
+    "or run `recon rekey --default-region US`, which computes all match keys anew"
 )
 
 
@@ -192,7 +192,7 @@ async def test_a_process_without_the_databases_region_does_not_serve(
     detail = await until_status(process, "/readyz", 503)
     assert detail == (
         "recon is configured with the default region none, but the database has IN: "
-        "set --default-region (RECON_DEFAULT_REGION) to IN"
+        "set --default-region (RECON_DEFAULT_REGION) to IN, or run `recon rekey`, which computes all match keys anew"
     )
     assert process.log.count(detail) == 1
 
