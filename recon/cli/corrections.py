@@ -70,7 +70,7 @@ class Desk:
         if self.dry_run:
             return
         if not self.yes:
-            await asyncio.to_thread(_confirm, len(corrections))  # the event loop goes on while the steward thinks
+            await asyncio.to_thread(confirm, len(corrections))  # the event loop goes on while the steward thinks
         for correction, preview in zip(corrections, previews, strict=True):
             given = replace(terms, dry_run=False, if_state=preview.get("state"))
             self._print(await self._answer(correction, given, encode), preview=False)
@@ -303,7 +303,7 @@ def erase(*, who: str, suppress: bool, **options: Any) -> None:
     run(work, options)
 
 
-def _confirm(number: int) -> None:
+def confirm(number: int) -> None:
     """Ask, on standard error. Raises ReconError unless the answer is yes."""
     question = "Make this correction?" if number == 1 else f"Make these {number} corrections?"
     try:

@@ -16,6 +16,7 @@ import click
 from recon import __version__, keys, signals
 from recon.cli import corrections, guards, identities
 from recon.cli.options import GroupedCommand, load_settings, settings_options, variables_alone
+from recon.cli.rekey import rekey
 from recon.cli.running import database_of, failing_clearly
 from recon.dsn import has_password
 from recon.quantities import quantity
@@ -46,6 +47,7 @@ for command in (
     corrections.dismiss,
     corrections.erase,
     guards.guards,
+    rekey,
 ):
     main.add_command(command)
 

@@ -1,7 +1,7 @@
 """Identities on a terminal: tables, and a path of links as a chain."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +37,14 @@ def show(identity: Identity) -> Table:
     ]
     for name, values in lines:
         table.add_row(Text(name, style="bold"), _text("\n".join(map(_printable, map(str, values))) or "none"))
+    return table
+
+
+def pairs(rows: Mapping[str, str]) -> Table:
+    """A table of names and values, a line each."""
+    table = Table("", "", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(Text(name, style="bold"), _text(_printable(value)))
     return table
 
 
@@ -103,6 +111,52 @@ _LABELS = {
     "maxPhones": "most phone numbers",
     "blockCommon": "recon's own list",
     "values": "identify nobody",
+    "eventId": "event",
+}
+
+
+def rekey(answer: Mapping[str, Any], *, preview: bool) -> list[RenderableType]:
+    """What a rekey comes to, or has changed."""
+    return list(_rekey(answer, preview=preview))
+
+
+def _rekey(answer: Mapping[str, Any], *, preview: bool) -> Iterator[RenderableType]:
+    rows = {"default region": f"{answer['from'] or 'none'} → {answer['to'] or 'none'}"}
+    rows |= {label: f"{answer[name]:,}" for name, label in _REKEYED.items() if answer.get(name)}
+    yield pairs(rows)
+    for shared in answer.get("shared", ()):
+        ids = " and ".join(map(str, shared["primaryContactIds"]))
+        yield sentence(
+            f"  the identities of contacts {ids} come to share {shared.get('email') or shared.get('phoneNumber')}"
+        )
+    for divided in answer.get("divided", ()):
+        yield sentence(f"  {divided['phoneNumber']} becomes {' and '.join(divided['becomes'])}")
+    if not preview:
+        if answer["eventId"] is None:
+            yield "Nothing to do: it is in effect already."
+        else:
+            yield f"Start all processes with the default region {answer['to'] or 'none'}; until then they answer 503."
+        return
+    if answer["sharedKeys"]:
+        yield sentence(
+            "The next request that has a shared match key makes its identities one, unless they are kept apart or the "
+            "value is blocked."
+        )
+    if answer["dividedKeys"]:
+        yield "Identities that had one match key stay as they are."
+    yield "Nothing was changed yet."
+
+
+# The members of the answer of a rekey, as an operator reads them.
+_REKEYED = {
+    "contacts": "contacts with another match key",
+    "emails": "emails of these that are composed (NFC)",
+    "events": "events with another match key",
+    "blocked": "blocked phone numbers with another match key",
+    "suppressed": "suppressed phone numbers that are dropped",
+    "identitiesThatShare": "identities that come to share a match key",
+    "sharedKeys": "match keys that they share",
+    "dividedKeys": "match keys that become several",
     "eventId": "event",
 }
 
