@@ -39,6 +39,7 @@ SELECT EXISTS (SELECT FROM blocked WHERE kind = 'digestCheck')
     AND NOT EXISTS (SELECT FROM blocked WHERE kind = 'digestCheck' AND key = $1)
 """
 _SET_REGION = "UPDATE setting SET default_region = $1"
+_MAY_SET_REGION = "SELECT has_column_privilege('setting', 'default_region', 'UPDATE')"
 # Writers wait until the transaction ends; readers do not. It conflicts with itself: one migration or repair at a time.
 _LOCK_CONTACTS = "LOCK TABLE contact IN SHARE ROW EXCLUSIVE MODE"
 # Whether a constraint of that name is about the ids of contacts or events.
@@ -116,9 +117,13 @@ async def set_region(connection: Connection, region: str | None) -> None:
     try:
         await connection.execute(_SET_REGION, region)
     except asyncpg.InsufficientPrivilegeError:
-        raise SchemaMismatch(
-            "this role may not set the default region: run `recon schema --apply` as the tables' owner"
-        ) from None
+        raise SchemaMismatch("this role may not set the default region: run the command as the tables' owner") from None
+
+
+async def require_region_right(connection: Connection) -> None:
+    """Raise SchemaMismatch unless this role may set the default region."""
+    if not await connection.fetchval(_MAY_SET_REGION):
+        raise SchemaMismatch("this role may not set the default region: run `recon rekey` as the tables' owner")
 
 
 async def require_served(connection: Connection, region: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from recon.database.definitions import Connection
 from recon.database.exclusive import Session
-from recon.database.schema import fetch_region, require_schema, set_region
+from recon.database.schema import fetch_region, require_region_right, require_schema, set_region
 from recon.errors import ReconError
 from recon.quantities import quantity
 from recon.rules.identifiers import phone_key_for
@@ -81,6 +81,7 @@ class Rekey:
 
         async def work(connection: Connection) -> Preview:
             await require_schema(connection)
+            await require_region_right(connection)
             await sql.forget_keys(connection)
             self.report.begin("computing match keys", await sql.count_phones(connection))
             await self._compute(connection)
