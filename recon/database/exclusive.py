@@ -16,9 +16,11 @@ _TRIES = 5  # of a transaction that meets a serialization conflict: with all wri
 _LOCK_TIMEOUT = 1.0  # seconds: as long as it waits for the table, all writers wait behind it
 _LONGEST_PAUSE = 1.0  # seconds before the next try, in which the writers that waited go on
 
-# The transaction may take longer than requests, and its changes are no other program's.
+# The transaction may take longer than requests, and its changes are no other program's. It sorts and joins millions of
+# rows, for which PostgreSQL's default memory is small.
 _SESSION = (
     f"SET LOCAL application_name = 'recon schema {SCHEMA_VERSION}'; SET LOCAL statement_timeout = 0; "
+    "SET LOCAL work_mem = '64MB'; "
     "SET LOCAL idle_in_transaction_session_timeout = 0"
 )
 BEGIN_READING = f"BEGIN ISOLATION LEVEL REPEATABLE READ; {_SESSION}"

@@ -104,20 +104,24 @@ async def count_stale(connection: Connection) -> Stale:
     return Stale(*row)
 
 
-# Each identifier of a live contact, before and afterwards.
-_PAIRS = f"""
-    pair AS (
+# The phone numbers of live contacts, and the emails that are not composed or are the composed form of one, by their
+# keys before and afterwards.
+_PHONES = f"""
         SELECT 'phoneNumber' AS kind, contact.phone_key AS was, coalesce(known.phone_key, contact.phone_key) AS becomes,
             coalesce(linked_id, id) AS root
         FROM contact LEFT JOIN {_KNOWN} USING (phone_number)
-        WHERE deleted_at IS NULL AND contact.phone_key IS NOT NULL
-        UNION
-        SELECT 'email', email, normalize(email, NFC), coalesce(linked_id, id)
-        FROM contact WHERE deleted_at IS NULL AND email IS NOT NULL
-    )"""
+        WHERE deleted_at IS NULL AND contact.phone_key IS NOT NULL"""
+_EMAILS = f"""
+        SELECT 'email', email, normalize(email, NFC), coalesce(linked_id, id) FROM contact
+        WHERE deleted_at IS NULL AND normalize(email, NFC) IN (
+            SELECT normalize(email, NFC) FROM contact WHERE deleted_at IS NULL AND {_STALE_EMAIL}
+        )"""
 # The keys that several identities have afterwards, unless all of these had one key in common before.
 SHARED = f"""
-WITH {_PAIRS},
+WITH
+    pair AS ({_PHONES}
+        UNION{_EMAILS}
+    ),
     holding AS (SELECT kind, becomes, was, count(*) AS roots FROM pair GROUP BY kind, becomes, was),
     shared AS (
         SELECT kind, becomes, array_agg(DISTINCT root ORDER BY root) AS roots FROM pair
@@ -135,9 +139,9 @@ FROM found ORDER BY found.roots, kind LIMIT {_MOST_SHOWN}
 """
 # The keys of which one becomes several.
 DIVIDED = f"""
-WITH {_PAIRS}
+WITH pair AS ({_PHONES})
 SELECT was AS key, array_agg(DISTINCT becomes ORDER BY becomes) AS becomes, count(*) OVER () AS keys FROM pair
-GROUP BY kind, was HAVING min(becomes) <> max(becomes) ORDER BY min(root), was LIMIT {_MOST_SHOWN}
+GROUP BY was HAVING min(becomes) <> max(becomes) ORDER BY min(root), was LIMIT {_MOST_SHOWN}
 """
 
 
