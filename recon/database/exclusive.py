@@ -2,9 +2,10 @@
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import asyncpg
 
@@ -38,10 +39,12 @@ class Session:
     Attributes
     ----------
     patience : seconds that `exclusively` waits for other sessions to release the table contact.
+    name : a random name, in letters and digits.
     """
 
     connection: Connection
     patience: float
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
 
     async def reading(self, work: Work[T]) -> T:
         """Run `work` on one snapshot; it may write temporary tables. Raises SchemaMismatch if this role may not."""

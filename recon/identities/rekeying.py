@@ -73,7 +73,7 @@ class Rekey:
     report: Reporter
 
     async def preview(self) -> Preview:
-        """Find out what it would come to. Changes nothing but keeps the new keys in the session, for `make`.
+        """Find out what it would come to. Changes nothing, but keeps the new keys in the session for `make`.
 
         Raises SchemaMismatch if the database has another schema, and ReconError if it may not forget suppressed phone
         numbers but there are some.
@@ -82,7 +82,6 @@ class Rekey:
         async def work(connection: Connection) -> Preview:
             await require_schema(connection)
             await require_region_right(connection)
-            await sql.forget_keys(connection)
             self.report.begin("computing match keys", await sql.count_phones(connection))
             await self._compute(connection)
             stale = await self._stale(connection)
@@ -92,7 +91,7 @@ class Rekey:
         return await self.session.reading(work)
 
     async def make(self, source: str, note: str | None) -> Done:
-        """Make it, after `preview`, in one transaction. Requests that write wait meanwhile; those that read do not.
+        """Make it, as a rule after `preview`, in one transaction. Requests that write wait meanwhile, others do not.
 
         Raises what `preview` does, RowsHeld when another session keeps the table contact.
         """
@@ -107,7 +106,8 @@ class Rekey:
         return await self.session.exclusively(work, lambda: self.report.begin("waiting for a session that writes"))
 
     async def _compute(self, connection: Connection) -> None:
-        await sql.compute_keys(connection, phone_key_for(self.region), self.report.advance)
+        key = phone_key_for(self.region)
+        await sql.compute_keys(connection, self.session.name, key, self.report.advance)
 
     async def _stale(self, connection: Connection) -> Stale:
         stale = await sql.count_stale(connection)

@@ -94,6 +94,10 @@ class Event:
     `blocked`
         A steward declared that `email` or `phone_key` identifies nobody. `detail` is as for `split`, for all identities
         that had the value; no contact has it now.
+    `rekeyed`
+        An operator gave the database another default region, or had its match keys computed anew. `detail` is {"from":
+        the region before, "to": the region, "counts": how many "contacts", "emails" among them, "events", "blocked" and
+        "suppressed" phone numbers were changed}. A block that became another one's is undone by this event.
 
     Attributes
     ----------

@@ -20,8 +20,13 @@ Progress: TypeAlias = Callable[[int], None]  # takes how many rows were done sin
 
 # Each text once, with its key; NULL if no request can have this text. It is the session's own and has no index:
 # statements read it as a whole.
-FORGET = "DROP TABLE IF EXISTS pg_temp.rekey_phone"
-REMEMBER = "CREATE TEMPORARY TABLE IF NOT EXISTS rekey_phone (phone_number text NOT NULL, phone_key text)"
+OWNER = "SELECT obj_description(to_regclass('pg_temp.rekey_phone'), 'pg_class')"
+# A pooler may give a transaction a session of another command, with the keys of another region.
+BEGIN_KEYS = """
+DROP TABLE IF EXISTS pg_temp.rekey_phone;
+CREATE TEMPORARY TABLE rekey_phone (phone_number text NOT NULL, phone_key text);
+COMMENT ON TABLE rekey_phone IS '{owner}';
+"""
 COUNT_PHONES = "SELECT count(*) FROM contact WHERE phone_number IS NOT NULL"
 # A cursor in SQL, because a driver's cursor prepares a statement, which poolers do not bear.
 MISSING_TEXTS = """
@@ -38,14 +43,13 @@ _CLOSE = "CLOSE rekey"
 _ANALYZE = "ANALYZE pg_temp.rekey_phone"
 
 
-async def forget_keys(connection: Connection) -> None:
-    """Drop the new keys that the session has."""
-    await connection.execute(FORGET)
+async def compute_keys(connection: Connection, owner: str, key: Key, progress: Progress) -> None:
+    """Compute the new key of each phone number of the snapshot that the session has none for. In a transaction.
 
-
-async def compute_keys(connection: Connection, key: Key, progress: Progress) -> None:
-    """Compute the new key of each phone number of the snapshot that the session has none for. In a transaction."""
-    await connection.execute(REMEMBER)
+    `owner` names the command, in letters and digits: keys that another one has left are not used.
+    """
+    if await connection.fetchval(OWNER) != owner:
+        await connection.execute(BEGIN_KEYS.format(owner=owner))
     async for page in _pages(connection, MISSING_TEXTS, _CHUNK):
         records = [(phone, new_key(phone, key)) for (phone,) in page]
         await connection.copy_records_to_table("rekey_phone", records=records, schema_name="pg_temp")

@@ -142,6 +142,18 @@ async def test_a_role_that_does_not_own_the_tables(make_client: MakeClient, data
             await connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
+async def test_a_session_of_another_command(make_client: MakeClient, database_url: str) -> None:
+    """The keys that another command has left in a session of a pooler are not used."""
+    await said(make_client, ("a", US))
+    async with connected(database_url) as connection:
+        await Rekey(Session(connection, 1), "US", False, Silent()).preview()
+
+        done = await Rekey(Session(connection, 1), "GB", False, Silent()).make("terminal", None)
+
+    assert (done.before, done.after) == (None, "GB")
+    assert await keys(database_url) == ["442015550123"]
+
+
 @pytest.mark.parametrize("failures", [1, 4, 5])
 async def test_conflicts(failures: int, database_url: str) -> None:
     """A transaction that meets a conflict is run again, a few times."""
