@@ -87,8 +87,8 @@ def require_same_region(found: str | None, region: str | None) -> None:
     if found == region:
         return
     advice = f"set --default-region (RECON_DEFAULT_REGION) to {found}" if found else "leave --default-region unset"
-    rekey = f"recon rekey --default-region {region}" if region else "recon rekey"
-    advice += f", or run `{rekey}`, which computes all match keys anew"
+    if region:  # otherwise the setting was probably forgotten
+        advice += f", or run `recon rekey --default-region {region}`, which computes all match keys anew"
     raise NotPrepared(
         f"recon is configured with the default region {region or 'none'}, but the database has {found or 'none'}: "
         + advice
