@@ -8,7 +8,7 @@ from functools import partial
 from aiohttp import web
 
 from recon import background
-from recon.api import corrections, health, identities, openapi
+from recon.api import batch, corrections, health, identities, openapi
 from recon.api import identify as identify_endpoint
 from recon.api.messages import identify_response
 from recon.database.transactions import Database
@@ -18,6 +18,7 @@ from recon.http.hosts import Hosts
 from recon.http.streams import Streams
 from recon.http.unsent import Unsent
 from recon.identities.batching import coalesced, plain
+from recon.identities.chunks import Chunks
 from recon.identities.corrections import Corrections
 from recon.identities.deadlines import Deadlines
 from recon.identities.identify import Answer, Identify
@@ -52,10 +53,12 @@ def create_app(settings: Settings) -> web.Application:
     else:
         submit = plain(identify, settings.queue_limit, deadlines, settings.pool_size, unsent.room)
 
+    chunks = Chunks(identify, settings.queue_limit, deadlines, unsent.room)
+
     keys = keys_of(settings)
     closing = asyncio.Event()
     policy = Policy(keys, _hosts(settings, keys), origins(settings), closing, Streams(closing))
-    described = api(submit, database, closing, settings, with_keys=keys is not None)
+    described = api(submit, chunks, database, closing, settings, with_keys=keys is not None)
     document = openapi.document(described, with_keys=keys is not None, strict=settings.strict)
     served = described + docs.endpoints(document)
 
@@ -76,6 +79,7 @@ def create_app(settings: Settings) -> web.Application:
 
 def api(
     identify: Callable[[Identifiers], Awaitable[Answer]],
+    chunks: Chunks,
     database: Database,
     closing: asyncio.Event,
     settings: Settings,
@@ -88,6 +92,7 @@ def api(
     correcting = Corrections(database, settings.correction_timeout, sessions, settings.queue_limit)
     return [
         *identify_endpoint.endpoints(identify, settings, with_keys=with_keys),
+        *batch.endpoints(chunks, closing, settings, with_keys=with_keys),
         *identities.endpoints(lookup, settings),
         *corrections.endpoints(correcting, database, settings, with_keys=with_keys),
         *health.endpoints(database, closing),

@@ -35,6 +35,7 @@ BATCH_SIZE = Histogram(
     ["step"],
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 )
+LINES = Counter("recon_batch_lines", "Lines of POST /identify/batch that were answered.", ["status"])
 TRANSACTIONS = Counter("recon_transactions", "Transactions that ended.", ["step", "outcome"])
 RETRIES = Counter("recon_transaction_retries", "Transactions retried, by step and reason.", ["step", "reason"])
 POOL_SIZE = Gauge("recon_pool_connections", "Database connections that are open.", multiprocess_mode="livesum")
@@ -85,6 +86,11 @@ def count_abort(route: str, reason: str) -> None:
 def count_refusal(reason: str) -> None:
     """Count a refused request: no API key, an unknown key, a key without the scope, or a foreign host."""
     _child(REFUSALS, reason).inc()
+
+
+def count_lines(status: int, number: int) -> None:
+    """Count answered lines of POST /identify/batch."""
+    _child(LINES, status).inc(number)
 
 
 def count_batch(step: str, size: int) -> None:

@@ -8,14 +8,12 @@ from aiohttp import hdrs, web
 from recon.api.messages import IdentifyRequest, IdentifyResponse, partial_response, request_parser
 from recon.http.endpoints import Endpoint, content
 from recon.http.middleware import KEY
-from recon.http.responses import JsonResponse, unsupported_encoding
+from recon.http.responses import ENCODINGS, UTF_8, JsonResponse, unsupported_encoding
 from recon.identities.identify import Answer, Partial
 from recon.rules.identifiers import Identifiers
 from recon.settings import Settings
 
 _JSON = "application/json"
-_ENCODINGS = {"gzip", "deflate", "identity"}
-_UTF_8 = {"utf-8", "utf8", "us-ascii"}
 
 _REQUEST_EXAMPLES = {
     "both": {
@@ -110,11 +108,11 @@ def identify_handler(
 def require_json(request: web.Request) -> None:
     """Raise the error for a body that is not declared as JSON in UTF-8, or has an encoding that recon does not know."""
     encoding = request.headers.get(hdrs.CONTENT_ENCODING)
-    if encoding is not None and encoding.lower() not in _ENCODINGS:
+    if encoding is not None and encoding.lower() not in ENCODINGS:
         raise unsupported_encoding()
     if request.headers.get("Content-Type") == _JSON:  # nearly always: then there is nothing to parse
         return
     kind = request.content_type
     is_json = kind == _JSON or (kind.startswith("application/") and kind.endswith("+json"))
-    if not is_json or (request.charset or "utf-8").lower() not in _UTF_8:
+    if not is_json or (request.charset or "utf-8").lower() not in UTF_8:
         raise web.HTTPUnsupportedMediaType(text="The body must be JSON in UTF-8, with Content-Type: application/json.")

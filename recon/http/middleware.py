@@ -5,7 +5,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any, TypeAlias, cast
 
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # line. Digits alone could be a phone number, and `recon_…` an API key.
 _REQUEST_ID = re.compile(r"(?!recon_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._-]{1,64}")
 KEY = web.RequestKey("key", Key)  # the API key that the request came with
+COUNTS = web.RequestKey("counts", Mapping[str, object])  # what the log line of a request that is many says of them
 
 
 def answering(
@@ -66,7 +67,7 @@ def answering(
                 _record_abort(request, label, error, time.perf_counter() - started)
                 # Close the connection: a second status line would become part of the body.
                 raise ConnectionAbortedError("the response had begun") from error
-            response = _response_to(error, request_id)
+            response = response_to(error, request_id)
             wrong = error.errors if isinstance(error, InvalidRequest) else ()
         if closing.is_set():
             response.force_close()
@@ -78,7 +79,8 @@ def answering(
     return answer
 
 
-def _response_to(error: Exception, request_id: str) -> web.Response:
+def response_to(error: Exception, request_id: str) -> web.Response:
+    """Make the problem document of an error. One that recon does not expect is logged."""
     if isinstance(error, web.HTTPException):
         return problem_of_http(error)
     if isinstance(error, ReconError):
@@ -102,13 +104,16 @@ def _fields(request: web.Request, seconds: float) -> dict[str, Any]:
     fields: dict[str, Any] = {"request_id": request[HEADERS][REQUEST_ID], "ms": round(seconds * 1000, 1)}
     if KEY in request:
         fields["key"] = request[KEY].name
+    if COUNTS in request:
+        counts = request[COUNTS]
+        fields.update(counts)
     return fields | failures.left_out()
 
 
 def _record_abort(request: web.Request, label: str, error: Exception, seconds: float) -> None:
     """Count and log a response that was cut off, because something failed after its status line was sent."""
     is_gone = request.transport is None or request.transport.is_closing()
-    if is_gone and isinstance(error, ConnectionError | web.HTTPBadRequest):
+    if isinstance(error, _CLIENTS) or (is_gone and isinstance(error, ConnectionError)):
         reason, level = "client", logging.DEBUG
     elif isinstance(error, ShuttingDown):
         reason, level = "shutdown", logging.INFO
@@ -120,6 +125,9 @@ def _record_abort(request: web.Request, label: str, error: Exception, seconds: f
         cause = error if reason == "error" else None
         log.log(level, "%s %s was aborted", request.method, label, exc_info=cause, extra=fields)
 
+
+# The client disconnected, or the rest of its body was malformed or did not arrive.
+_CLIENTS = (web.HTTPBadRequest, web.HTTPRequestTimeout)
 
 # The log level by the first digit of the status.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.INFO, 5: logging.WARNING}

@@ -15,6 +15,11 @@ SERVER = "recon"  # instead of the libraries' names and versions
 LARGE = 65_536
 
 
+# What recon decodes of bodies.
+ENCODINGS = {"gzip", "deflate", "identity"}
+UTF_8 = {"utf-8", "utf8", "us-ascii"}
+
+
 def unsupported_encoding() -> web.HTTPUnsupportedMediaType:
     """Make the error for a Content-Encoding that recon does not decode, even if a library could."""
     return web.HTTPUnsupportedMediaType(

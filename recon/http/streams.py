@@ -87,7 +87,7 @@ async def stream(request: web.Request, parts: AsyncGenerator[bytes, None], conte
                 await response.prepare(request)  # does nothing the second time
                 await response.write(part)
                 if isinstance(request.protocol, Sender):
-                    request.protocol.parts_sent += 1
+                    request.protocol.parts += 1
         await response.prepare(request)
         await response.write_eof()
     return response

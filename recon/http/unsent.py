@@ -38,12 +38,15 @@ class Sender(web.RequestHandler):
     unsent : all connections with unsent data, and their total.
     shared : the large body that is being sent, if any; other connections may be sending the same object.
     left : the number of its bytes that were not yet written to the transport.
-    parts_sent : the number of parts of streamed responses that were written; while it grows, the client is reading.
+    parts : the number of parts of streamed responses that were written, and of streamed requests that were read; while
+        it grows, the client keeps up.
+    held : the bytes of a streamed response that its handler has and has not written yet.
+    busy : whether the handler works on what it has read, so that nobody waits for the rest of the request's body.
     on_lost : called when the connection is lost. A streamed response may have nothing to write for a long time, and
         would not notice it.
     """
 
-    __slots__ = ("left", "on_lost", "parts_sent", "shared", "socket_transport", "unsent")
+    __slots__ = ("busy", "held", "left", "on_lost", "parts", "shared", "socket_transport", "unsent")
 
     def __init__(self, manager: web.Server, unsent: "Unsent", **options: Any) -> None:
         super().__init__(manager, **options)
@@ -51,7 +54,9 @@ class Sender(web.RequestHandler):
         self.socket_transport: asyncio.Transport | None = None
         self.shared: bytes | None = None
         self.left = 0
-        self.parts_sent = 0
+        self.parts = 0
+        self.held = 0
+        self.busy = False
         self.on_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -118,7 +123,7 @@ class Sender(web.RequestHandler):
         if self.socket_transport is not None:
             with suppress(OSError):  # not every operating system can tell; then only the process's buffers count
                 fcntl.ioctl(self.socket_transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
-        return self.left + self.unsent_bytes() + queued[0]
+        return self.left + self.held + self.unsent_bytes() + queued[0]
 
     def memory(self) -> tuple[int, int]:
         """Return the id of the object that holds the unsent bytes, and its size.
@@ -127,7 +132,7 @@ class Sender(web.RequestHandler):
         """
         if self.shared is not None:
             return id(self.shared), len(self.shared)
-        return id(self), self.unsent_bytes()
+        return id(self), self.held + self.unsent_bytes()
 
     def abort(self) -> None:
         """Close the connection now, and drop its unsent data, also in the kernel's buffer."""

@@ -16,18 +16,19 @@ from recon.database.transactions import may_be_one_requests_fault
 from recon.errors import Blocked, Overloaded, RowsHeld
 from recon.identities.contention import Held
 from recon.identities.deadlines import Deadlines
-from recon.identities.identify import Answer, Identify, Large, Outcome, Refused, Requests
+from recon.identities.identify import Answer, Identify, Large, Refused
 from recon.rules.identifiers import Identifiers
 
 # Requests in a batch. Far above what batches grow to by themselves; it bounds the time and memory of one
 # transaction when a backlog has built up.
 MAX_BATCH = 512
 
-# A request, the future of its answer, and what it can share a batch by: its large identities, or None.
-Entry: TypeAlias = tuple[Identifiers, "asyncio.Future[Answer]", Hashable]
+# A request, the future of its answer, and what it can share a batch by: its large identities, or None. A lane may have
+# entries of other kinds, such as the chunks of `chunks`.
+Entry: TypeAlias = tuple[Any, "asyncio.Future[Any]", Hashable]
 
 Room: TypeAlias = Callable[[], Awaitable[None]]
-Work: TypeAlias = Callable[[Requests], Awaitable[Sequence[Outcome]]]
+Work: TypeAlias = Callable[[Callable[[], list[Any]]], Awaitable[Sequence[Any]]]
 PassOn: TypeAlias = Callable[[Entry, Any], None]  # has another queue take the request over; given its outcome
 
 
@@ -52,13 +53,13 @@ class Batch:
             self._entries = [entry for entry in self._dequeue() if not entry[1].done()]
         return self._entries
 
-    def requests(self) -> list[Identifiers]:
+    def requests(self) -> list[Any]:
         """What is to be answered; from now on the database may be changed for it."""
         if self._changes is not None:
             self._changes.begin_change(self._futures())
         return [request for request, _, _ in self.entries]
 
-    async def run(self, work: Work) -> Sequence[Outcome]:
+    async def run(self, work: Work) -> Sequence[Any]:
         """Return the work's outcomes for the requests, in their order."""
         try:
             return await work(self.requests)
@@ -77,7 +78,7 @@ class Batch:
         entries, middle = self.entries, len(self.entries) // 2
         return Batch(lambda: entries[:middle], self._changes), Batch(lambda: entries[middle:], self._changes)
 
-    def _futures(self) -> list["asyncio.Future[Answer]"]:
+    def _futures(self) -> list["asyncio.Future[Any]"]:
         return [future for _, future, _ in self.entries]
 
 
@@ -126,9 +127,9 @@ class Lane:
         self._pending = False  # whether one of them has yet to dequeue its requests
         self._backlog = metrics.WAITING.labels(name)
 
-    def submit(self, request: Identifiers) -> "asyncio.Future[Answer]":
+    def submit(self, request: Any) -> "asyncio.Future[Any]":
         """A future of the request's answer. Cancelling it harms no other request of the batch."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._deadlines.watch(future)
         self.enqueue((request, future, None))
         return future
@@ -196,7 +197,7 @@ class Lane:
                 continue
             pass_on = self._pass_on.get(outcome.__class__)
             if pass_on is None:
-                future.set_result(outcome)  # type: ignore[arg-type] # an outcome that is not passed on is an answer
+                future.set_result(outcome)
             else:
                 pass_on(entry, outcome)
         # Behind those that wait already, so that a large identity does not keep others waiting.

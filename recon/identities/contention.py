@@ -42,11 +42,17 @@ async def everything(
 
 
 async def what_is_free(
-    connection: Connection, batch: Sequence[Identifiers], most: float, digest: Digest | None = None
+    connection: Connection,
+    batch: Sequence[Identifiers],
+    most: float,
+    digest: Digest | None = None,
+    *,
+    in_order: bool = False,
 ) -> tuple[Plan, list[Held | None]]:
     """Decide the requests whose rows no other session holds, with these rows locked.
 
-    Without the others the rest may need other rows, so this is tried until all that it needs is free.
+    Without the others the rest may need other rows, so this is tried until all that it needs is free. `in_order`: those
+    behind a request that has to wait have to wait, too.
     """
     held: list[Held | None] = [None] * len(batch)
     while True:
@@ -70,6 +76,16 @@ async def what_is_free(
             # A secondary is only in the way of a merge. (Rows of other programs merge without being asked to.)
             for nth in (about & merging or about) if row in root_of else about:
                 held[places[nth]] = Held(row)
+        if in_order:
+            first = next(place for place, row in enumerate(held) if row is not None)
+            held[first:] = [held[first]] * (len(held) - first)
+
+
+async def what_comes_first(
+    connection: Connection, batch: Sequence[Identifiers], most: float, digest: Digest | None = None
+) -> tuple[Plan, list[Held | None]]:
+    """Decide the requests up to the first one that needs a row that another session holds."""
+    return await what_is_free(connection, batch, most, digest, in_order=True)
 
 
 async def _guarded(

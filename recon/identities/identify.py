@@ -63,6 +63,13 @@ class Large(NamedTuple):
     roots: frozenset[int]
 
 
+class Applied(NamedTuple):
+    """The outcome of a request that has its place in an order, and why it ended so."""
+
+    outcome: Answer | Refused
+    reason: Reason
+
+
 Outcome: TypeAlias = Answer | Refused | Large | Held | None  # None: the request changes something
 
 
@@ -74,15 +81,21 @@ class Identify:
     database : where the contacts are.
     encode : what makes an answer of an identity; called once for each state of an identity in a batch.
     digest : what makes the digests of suppressed identifiers; None: none is looked up.
+
+    Attributes
+    ----------
+    read_passes : how many read passes of single requests there were. While it grows, there are such requests.
     """
 
     def __init__(self, database: Database, encode: Callable[[Identity], bytes], digest: Digest | None = None) -> None:
         self._database = database
         self._encode = encode
         self._digest = digest
+        self.read_passes = 0
 
     async def read(self, requests: Requests) -> list[Outcome]:
         """Answer the requests that would change nothing, unless they touch a large identity."""
+        self.read_passes += 1
         batch = requests()
         metrics.count_batch("read", len(batch))
 
@@ -114,6 +127,38 @@ class Identify:
         self._database.require_region(clusters.guards.region)
         return await self._known(batch, clusters)
 
+    async def read_in_order(self, requests: Requests) -> tuple[list[Applied], int]:
+        """Answer the first requests, up to one that would change something.
+
+        Also returns how many requests one write pass can apply: those before the first one that touches a large
+        identity or, if the first request does, those that touch the same one.
+        """
+        batch = requests()
+        metrics.count_batch("read chunk", len(batch))
+
+        clusters = await self._database.snapshot(
+            "read chunk", lambda connection: sql.fetch_small_clusters(connection, batch, self._digest)
+        )
+        large = clusters.larger_than(sql.LARGE)
+        if large:
+            batch, clusters = await self._alike(large, batch, clusters)
+        known = [_unchanged(outcome) for outcome in await self._known(batch, clusters, in_order=True)]
+        return known, len(batch)
+
+    async def _alike(
+        self, large: set[int], batch: Sequence[Identifiers], clusters: Clusters
+    ) -> tuple[Sequence[Identifiers], Clusters]:
+        """The first requests that touch no large identity, or the same as the first request, with their clusters."""
+        roots = await self._database.snapshot("read chunk", lambda connection: sql.find_roots(connection, batch))
+        touched = [each & large for each in roots]
+        size = next((place for place, its in enumerate(touched) if its != touched[0]), len(batch))
+        first = batch[:size]
+        if touched[0]:
+            clusters = await self._database.snapshot(
+                "read chunk", lambda connection: sql.fetch_clusters(connection, first, self._digest)
+            )
+        return first, clusters
+
     async def write(self, requests: Requests) -> Sequence[Outcome]:
         """Apply the requests, in order, in one transaction, and answer them.
 
@@ -121,8 +166,28 @@ class Identify:
         transaction may run more than once), it must give the same. Those for which another session holds a row have
         `Held` as outcome. The outcomes may be fewer than the requests: the rest was left undone.
         """
+        plan, held = await self._applied_to_free(requests, contention.what_is_free)
+        metrics.count_batch("write", len(plan.decisions))
+        return contention.merged(self._outcomes(plan), held)
+
+    async def write_in_order(self, requests: Requests) -> list[Applied] | Held:
+        """Apply the first requests, in order, in one transaction, up to one that needs a row another session holds.
+
+        `Held`: that is the first one. Else `write` says what holds here.
+        """
+        plan, held = await self._applied_to_free(requests, contention.what_comes_first)
+        metrics.count_batch("write chunk", len(plan.decisions))
+        if held and held[0] is not None:
+            return held[0]
+        reasons = [decision.reason for decision in plan.decisions]
+        return list(map(Applied, self._outcomes(plan), reasons))  # type: ignore[arg-type] # each was decided
+
+    async def _applied_to_free(
+        self, requests: Requests, what_is_free: contention.Choose
+    ) -> tuple[Plan, list[Held | None]]:
+        """Apply the requests or, if another session holds rows that they need, those that `what_is_free` chooses."""
         for _ in range(_TRIES):
-            for choose in (contention.everything, contention.what_is_free):
+            for choose in (contention.everything, what_is_free):
                 with suppress(RowsHeld):
                     return await self._applied(requests, choose)
             # Not rows: the whole table is locked (CREATE INDEX, ALTER TABLE), or what a trigger needs.
@@ -130,7 +195,7 @@ class Identify:
                 await self._database.wait(sql.wait_for_table)
         raise RowsHeld
 
-    async def _applied(self, requests: Requests, choose: contention.Choose) -> Sequence[Outcome]:
+    async def _applied(self, requests: Requests, choose: contention.Choose) -> tuple[Plan, list[Held | None]]:
         async def work(connection: Connection) -> tuple[Plan, list[Held | None]]:
             plan, held = await choose(connection, requests(), MOST_ANSWERED, self._digest)
             self._database.require_region(plan.region)
@@ -139,18 +204,24 @@ class Identify:
             return plan, held
 
         plan, held = await self._database.serializable("write", work)
-        metrics.count_batch("write", len(plan.decisions))
         _count(plan)
-        return contention.merged(self._outcomes(plan), held)
+        return plan, held
 
-    async def _known(self, batch: Sequence[Identifiers], clusters: Clusters) -> list[Outcome]:
-        """The answer of each request that would change nothing, encoded once for each identity."""
+    async def _known(
+        self, batch: Sequence[Identifiers], clusters: Clusters, *, in_order: bool = False
+    ) -> list[Outcome]:
+        """The answer of each request that would change nothing, encoded once for each identity.
+
+        `in_order`: only of those before the first one that would change something.
+        """
         encoded: dict[Cluster, bytes] = {}
         outcomes: list[Outcome] = []
         unrecorded: dict[int, Pair] = {}
         for place, request in enumerate(batch):
             cluster, withheld = _known_in(request, clusters)
             if cluster is None:
+                if in_order and not withheld:
+                    break
                 outcomes.append(Refused() if withheld else None)
                 continue
             identity = encoded.get(cluster)
@@ -161,6 +232,8 @@ class Identify:
                 unrecorded[place] = request.email, request.phone_key
         if unrecorded:  # rare
             await self._leave_unrecorded(outcomes, unrecorded)
+            if in_order:
+                outcomes = outcomes[: outcomes.index(None) if None in outcomes else None]
         _count_withheld(outcomes)
         return outcomes
 
@@ -203,6 +276,11 @@ def _known_in(request: Identifiers, clusters: Clusters) -> tuple[Cluster | None,
         return None, verdict.withheld
     cluster = verdict.known_in()
     return (None, ()) if cluster is None else (cluster, verdict.withheld)
+
+
+def _unchanged(outcome: Outcome) -> Applied:
+    """The outcome of a request that changes nothing."""
+    return Applied(outcome, Reason.REFUSED if isinstance(outcome, Refused) else Reason.KNOWN)  # type: ignore[arg-type] # it is no other
 
 
 def _answer(identity: bytes, withheld: Sequence[Withheld]) -> Partial:

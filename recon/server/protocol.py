@@ -297,7 +297,7 @@ class Connection(Sender):
 
     def activity(self, now: float) -> tuple[str, float]:
         """Return what the connection is doing, and since when (time of the event loop)."""
-        doing = (self._doing(), self._request_count, self.parts_sent)
+        doing = (self._doing(), self._request_count, self.parts)
         if doing != self.doing:
             self.doing, self.since = doing, now
         if doing[0] == "head" and self.head_since is not None:
@@ -308,7 +308,7 @@ class Connection(Sender):
         if self in self.unsent:
             return "answer"  # which the client does not read fast enough
         if self._current_request is not None:
-            return "working" if self._current_request.content.is_eof() else "body"
+            return "working" if self.busy or self._current_request.content.is_eof() else "body"
         if self._messages:
             return "working"
         return "idle" if self.head_since is None else "head"

@@ -39,6 +39,12 @@ def _grows(form: Literal["NFC", "NFKC"], value: object, limit: int) -> bool:
     return isinstance(value, str) and len(value) <= limit < len(unicodedata.normalize(form, value).lower())
 
 
+@schemathesis.serializer("application/x-ndjson")
+def lines(_: schemathesis.SerializationContext, value: Any) -> dict[str, Any]:
+    """Send a body of lines as it is. Any text is one: its lines fail alone."""
+    return {"data": value if isinstance(value, bytes) else str(value).encode()}
+
+
 @schemathesis.check
 def the_answer_has_the_identifiers(
     _: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case

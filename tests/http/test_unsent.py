@@ -139,7 +139,7 @@ class _Client(Sender):
     def __init__(self, unsent: Unsent, waits: int, shared: bytes | None = None) -> None:  # no socket behind it
         self.unsent, self.waits, self.shared = unsent, waits, shared
         self.transport = self.socket_transport = None
-        self.left = 0
+        self.left = self.held = 0
         self.was_closed = False
 
     def unsent_bytes(self) -> int:

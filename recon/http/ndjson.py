@@ -1,0 +1,107 @@
+"""Bodies of lines (NDJSON), read as they arrive: memory holds what the socket had, and one incomplete line."""
+
+from typing import NamedTuple
+
+from aiohttp import hdrs, web
+
+from recon.http.responses import ENCODINGS, UTF_8, unsupported_encoding
+from recon.http.unsent import Sender
+
+NDJSON = "application/x-ndjson"
+_TYPES = {NDJSON, "application/ndjson", "application/jsonl"}  # none of them is registered, and all are in use
+
+
+def require_ndjson(request: web.Request) -> None:
+    """Raise the error for a body that is not declared as NDJSON in UTF-8, or has an encoding unknown to recon."""
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING)
+    if encoding is not None and encoding.lower() not in ENCODINGS:
+        raise unsupported_encoding()
+    if request.content_type not in _TYPES or (request.charset or "utf-8").lower() not in UTF_8:
+        raise web.HTTPUnsupportedMediaType(
+            text=f"The body must be JSON in UTF-8, one request a line, with Content-Type: {NDJSON}."
+        )
+
+
+class Line(NamedTuple):
+    """A line of the body.
+
+    Attributes
+    ----------
+    number : its place in the body, from 1. Blank lines count, and are skipped.
+    text : without its end; None if it is longer than a line may be.
+    """
+
+    number: int
+    text: bytes | None
+
+
+class Lines:
+    """The lines of a request's body.
+
+    Parameters
+    ----------
+    longest : maximum bytes of a line. The rest of a longer one is dropped as it arrives.
+
+    Attributes
+    ----------
+    number : how many lines were taken, blank ones included.
+    longest : as given.
+    """
+
+    def __init__(self, request: web.Request, longest: int) -> None:
+        self._content = request.content
+        self._protocol = request.protocol if isinstance(request.protocol, Sender) else None
+        self.longest = longest
+        self._arrived: list[bytes] = []  # whole lines, the next one last
+        self._incomplete = b""
+        self._at_end = False
+        self.number = 0
+
+    async def take(self, most: int) -> list[Line]:
+        """Return the next lines that are not blank: those that have arrived, or the first that does; none at the end.
+
+        Raises HTTPBadRequest if the body is malformed or ends early, HTTPRequestTimeout if nothing more arrives.
+        """
+        lines: list[Line] = []
+        while not lines:
+            if not self._arrived:
+                if self._at_end:
+                    break
+                self._split(await self._receive())
+            lines = self._next(most)
+        return lines
+
+    def _next(self, most: int) -> list[Line]:
+        lines: list[Line] = []
+        while self._arrived and len(lines) < most:
+            text = self._arrived.pop()
+            self.number += 1
+            if len(text) > self.longest:
+                lines.append(Line(self.number, None))
+            elif not text.isspace() and text:
+                lines.append(Line(self.number, text))
+        return lines
+
+    def _split(self, data: bytes) -> None:
+        self._at_end = not data
+        first, *others = data.split(b"\n")
+        self._incomplete += first[: self.longest + 1 - len(self._incomplete)]
+        if others:
+            *whole, last = others
+            self._arrived = [*reversed(whole), self._incomplete]
+            self._incomplete = last[: self.longest + 1]
+        elif self._at_end and self._incomplete:  # the last line needs no end
+            self._arrived = [self._incomplete]
+
+    async def _receive(self) -> bytes:
+        """What has arrived of the body; nothing at its end. Meanwhile the client's time to send runs."""
+        if self._protocol is not None:
+            self._protocol.busy = False
+        try:
+            return await self._content.readany()
+        except (web.RequestPayloadError, ConnectionError):
+            raise web.HTTPBadRequest(text="The body does not match its headers.") from None
+        finally:
+            if self._protocol is not None:
+                self._protocol.busy = True
+                self._protocol.parts += 1
