@@ -95,6 +95,7 @@ def _operation() -> dict[str, Any]:
         "the lines up to some line are done, and no later one; sending all again adds nothing.",
         "parameters": [_ERRORS_ONLY],
         "requestBody": {
+            "required": True,
             "description": "One request a line, each as for `POST /identify`. Blank lines are skipped, and count in "
             "the numbers of lines.",
             "content": {NDJSON: {"schema": {"type": "string"}, "example": _REQUEST_EXAMPLE}},

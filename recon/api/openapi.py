@@ -21,7 +21,7 @@ _PROBLEMS = {
     410: "The identity is gone: it was erased, or no live contact is left.",
     413: "The body is larger than recon accepts.",
     414: "The request's target is too long.",
-    415: "The body is not declared as JSON (of a batch: NDJSON) in UTF-8, or has an encoding other than gzip or deflate.",
+    415: "The body is not declared as JSON (a batch: NDJSON) in UTF-8, or has an encoding other than gzip or deflate.",
     421: "recon does not serve the host that the request names.",
     422: "The request is valid, but cannot be carried out. `type` and `detail` say why.",
     431: "The request's head is too large.",

@@ -87,7 +87,7 @@ async def test_a_line_fails_alone(client: Client, database_url: str) -> None:
 
 
 async def test_blank_lines_and_ends_of_lines(client: Client) -> None:
-    """Blank lines have a number and no answer; \\r\\n ends a line, too; the last line needs no end."""
+    """Blank lines have a number and no answer; CR LF ends a line, too; the last line needs no end."""
     response = await posted(client, b'\n \t\r\n{"email": "a"}\r\n\n{"email": "b"}')
 
     found = [json.loads(line) for line in (await response.text()).splitlines()]
