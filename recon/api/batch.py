@@ -41,6 +41,8 @@ _ANSWER_EXAMPLE = f"""\
 "detail":"The request body is invalid.","errors":[{{"pointer":"/email","detail":"must be a string or null"}}]}}}}
 {{"summary":{{"lines":3,"ok":2,"failed":1,"created":1,"extended":1,"merged":0,"known":0,"withheld":0}}}}
 """
+# Seconds for the client to read why a batch ended, before the connection is closed.
+_LINGERING = 1.0
 _ERRORS_ONLY = {
     "name": "errorsOnly",
     "in": "query",
@@ -98,7 +100,8 @@ def _operation() -> dict[str, Any]:
             "required": True,
             "description": "One request a line, each as for `POST /identify`. Blank lines are skipped, and count in "
             "the numbers of lines.",
-            "content": {NDJSON: {"schema": {"type": "string"}, "example": _REQUEST_EXAMPLE}},
+            # No schema: JSON Schema has none for lines, and any text is valid, since its lines fail alone.
+            "content": {NDJSON: {"schema": {}, "example": _REQUEST_EXAMPLE}},
         },
         "responses": {"200": answer},
     }
@@ -189,6 +192,7 @@ class _Batch:
                 raise
             line = self._pending[0].line if self._pending else self._lines.number + 1
             yield b"".join(_parts([self._failed(line, error)]))
+            await self._lines.discard(_LINGERING)
             raise
         yield to_json({"summary": self.summary}) + b"\n"
 

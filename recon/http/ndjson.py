@@ -1,5 +1,7 @@
 """Bodies of lines (NDJSON), read as they arrive: memory holds what the socket had, and one incomplete line."""
 
+import asyncio
+from contextlib import suppress
 from typing import NamedTuple
 
 from aiohttp import hdrs, web
@@ -92,6 +94,17 @@ class Lines:
             self._incomplete = last[: self.longest + 1]
         elif self._at_end and self._incomplete:  # the last line needs no end
             self._arrived = [self._incomplete]
+
+    async def discard(self, seconds: float) -> None:
+        """Read and drop the rest of the body, but not for longer than this.
+
+        If a connection is closed while data of the client arrives, TCP resets it, and the client loses what it has not
+        read yet of the answer.
+        """
+        with suppress(TimeoutError, web.HTTPException):
+            async with asyncio.timeout(seconds):
+                while await self._receive():
+                    pass
 
     async def _receive(self) -> bytes:
         """What has arrived of the body; nothing at its end. Meanwhile the client's time to send runs."""

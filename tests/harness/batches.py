@@ -55,6 +55,7 @@ class Batch:
     def receive(self) -> None:
         """Start to read the answer."""
         self._receiving = asyncio.ensure_future(self._receive())
+        self._receiving.add_done_callback(lambda _: self._news.set())
 
     async def _receive(self) -> None:
         rest = b""
@@ -64,7 +65,6 @@ class Batch:
                 *lines, rest = (rest + (await self._reader.readexactly(size + 2))[:-2]).split(b"\n")
                 self._take(lines)
             self.is_complete = not rest
-        self._news.set()
 
     def _take(self, lines: list[bytes]) -> None:
         for each in map(json.loads, lines):
@@ -76,11 +76,15 @@ class Batch:
 
     async def reached(self, count: int) -> None:
         """Return when so many lines were answered."""
+        assert await self.reached_or_ended(count), f"the answer ended at {len(self.answers)} of {count}"
+
+    async def reached_or_ended(self, count: int) -> bool:
+        """Whether so many lines were answered, when they were or the answer has ended."""
         assert self._receiving is not None
-        while len(self.answers) < count:
-            assert not self._receiving.done(), f"the answer ended at {len(self.answers)} of {count}"
+        while len(self.answers) < count and not self._receiving.done():
             self._news.clear()
             await self._news.wait()
+        return len(self.answers) >= count
 
     async def ended(self) -> None:
         """Return when the answer or the connection has ended."""
@@ -104,7 +108,8 @@ async def opened(
     port: int, lines: Iterable[bytes], query: bytes = b"", *, receiving: bool = True, **options: Any
 ) -> AsyncIterator[Batch]:
     """Open a connection, send lines, and read the answer unless `receiving` is false; close it in the end."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, **options)
+    where = {} if "sock" in options else {"host": "127.0.0.1", "port": port}
+    reader, writer = await asyncio.open_connection(**where, **options)
     batch = Batch(reader, writer)
     writer.write(HEAD % query)
     sending = asyncio.ensure_future(batch.send(lines))
@@ -138,8 +143,7 @@ async def replayed(port: int, requests: Iterable[Request], history: History) -> 
 
     async with opened(port, lines()) as batch:
         known = 0
-        while not batch.is_complete:
-            await batch.reached(known + 1) if batch.summary is None else await batch.ended()
+        while await batch.reached_or_ended(known + 1):
             for each in batch.answers[known:]:
                 exchange = sent[each["line"] - 1]
                 exchange.ended, exchange.status = time.monotonic(), each["status"]

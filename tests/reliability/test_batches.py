@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import socket
 from collections.abc import Iterator
 from itertools import islice
 
@@ -82,7 +83,7 @@ async def test_batches_beside_single_requests(options: list[str], start_recon: S
     async with driving(urls, replay=some(3_000), clients=16) as history, asyncio.timeout(100):
         batches = await asyncio.gather(*(replayed(each.port, some(2_000), history) for each in processes))
 
-    assert [batch.summary["ok"] for batch in batches if batch.summary] == [2_000, 2_000]
+    assert [batch.summary and batch.summary["ok"] for batch in batches] == [2_000, 2_000], batches[0].answers[-1:]
     assert check(history, await contacts(database_url)) == []
     violations, _ = await invariants.check(database_url)
     assert violations == []
@@ -91,7 +92,7 @@ async def test_batches_beside_single_requests(options: list[str], start_recon: S
 async def test_the_client_disconnects(start_recon: StartRecon, database_url: str) -> None:
     """Wherever the client stops reading and sending, whole chunks are done, at most one after the last answer."""
     process = start_recon("--database-url", database_url)
-    choose = random.Random(SEED)
+    choose = random.Random(SEED)  # noqa: S311 (the same again for the same seed)
     for _ in range(5):
         await execute(database_url, "TRUNCATE contact RESTART IDENTITY")
         async with opened(process.port, new()) as batch, asyncio.timeout(60):
@@ -111,7 +112,7 @@ async def test_the_client_disconnects(start_recon: StartRecon, database_url: str
 
 async def test_kill_9(start_recon: StartRecon, database_url: str) -> None:
     """A process that is killed leaves a prefix, too; the client sees that the end is missing."""
-    choose = random.Random(SEED)
+    choose = random.Random(SEED)  # noqa: S311 (the same again for the same seed)
     done = 0
     for _ in range(3):
         process = start_recon("--database-url", database_url)
@@ -199,9 +200,19 @@ async def test_a_shutdown(workers: int, start_recon: StartRecon, database_url: s
 async def test_a_client_that_does_not_read(start_recon: StartRecon, database_url: str) -> None:
     """recon stops working when the answers are not read, and goes on when they are."""
     process = start_recon("--database-url", database_url)
-    async with opened(process.port, new(), receiving=False, limit=1) as batch, asyncio.timeout(60):
+    await execute(database_url, "INSERT INTO contact (email, phone_number) VALUES ('same', '1')")
+    lines = (line("same") if number % 2 else line(f"c{number // 2}") for number in range(LINES))
+    largest = (
+        "INSERT INTO contact (email, linked_id, link_precedence) SELECT 'x' || n, 1, 'secondary' FROM generate_series"
+    )
+    await execute(database_url, f"{largest}(1, 90) AS n")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the kernel must not buffer the answer
+    connection.connect(("127.0.0.1", process.port))
+    connection.setblocking(False)
+    async with opened(process.port, lines, receiving=False, sock=connection, limit=4096) as batch, asyncio.timeout(60):
         before, count = -1.0, 0.0
-        while count in {0, before - 1} or count != before:  # until no line is answered while others are served
+        while count != before:  # until no line is answered while single requests are
             before = count
             for number in range(20):
                 await _single(process, f"single {number}")
@@ -209,10 +220,10 @@ async def test_a_client_that_does_not_read(start_recon: StartRecon, database_url
         for number in range(100):
             await _single(process, f"another {number}")
         assert await _sample(process, "recon_batch_lines_total", status="200") == count < LINES
-        assert await assert_prefix(database_url, int(count)) == count
+        assert await assert_prefix(database_url, 1) <= count / 2 + MAX_CHUNK
 
         batch.receive()
         await batch.ended()
 
     assert batch.is_complete
-    assert await assert_prefix(database_url, LINES) == LINES
+    assert await assert_prefix(database_url, LINES // 2) == LINES // 2

@@ -56,15 +56,10 @@ def assert_untroubled(process: Process, database_url: str) -> None:
 # The API, as its document describes it
 
 # What a valid request may be answered with, besides success: the identity is gone (410); the request has only blocked
-# values, or an Idempotency-Key that came before with another request (422). Whatever is sent as a body of lines is text,
-# and any text is valid: its lines fail alone.
+# values, or an Idempotency-Key that came before with another request (422).
 _EXPECTED = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "410", "422", "429", "5xx"]
-
-[[operations]]
-include-path = "/identify/batch"
-checks.negative_data_rejection.enabled = false
 """
 
 
