@@ -11,14 +11,14 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import click
 
-from bench.load import people, wrk
+from bench.load import batches, people, wrk
 from bench.load.watch import Meanwhile
 from bench.load.workloads import WORKLOADS
 from bench.report.tables import table
@@ -91,19 +91,34 @@ def _one_writer(port: int, _database_url: str) -> Iterator[None]:
         yield
 
 
+def _a_batch_of(requests: str) -> Callable[[int, str], AbstractContextManager[object]]:
+    """A batch that does not end."""
+
+    def disturb(port: int, _database_url: str) -> AbstractContextManager[object]:
+        return batches.Batch(port, batches.lines(requests, people.WARM_UP, WORKLOADS["known"].people))
+
+    return disturb
+
+
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """A disturbance of the load, and the least share of the rate that other clients must keep (None: no target)."""
+    """A disturbance of the load, and the least share of the rate that other clients must keep (None: no target).
+
+    `most` is the greatest allowed ratio of their p99 beside it and without it.
+    """
 
     title: str
     workload: str
     contacts: int  # of the identity that it uses
     disturb: Callable[[int, str], object]
     target: float | None
+    most: float | None = None
 
 
 DISTURBANCES = (
     Disturbance("a row that another session locks, one request a second needs it", "new", 1, _a_locked_row, 0.5),
+    Disturbance("a batch of new customers that does not end", "new", 1, _a_batch_of("new"), 0.5, 5),
+    Disturbance("a batch of known customers that does not end", "known", 1, _a_batch_of("known"), 0.5, 5),
     Disturbance("two clients read an identity of 5,000 contacts without pause", "known", 5_000, _two_readers, 0.25),
     Disturbance("two clients read an identity of 10,000 contacts without pause", "known", 10_000, _two_readers, None),
     Disturbance("one client adds to an identity of 5,000 contacts without pause", "new", 5_000, _one_writer, None),
@@ -119,8 +134,10 @@ async def _seed(url: str, contacts: int) -> None:
         await connection.close()
 
 
-def _rate(disturbance: Disturbance, server: postgres.Postgres, folder: Path, seconds: int, *, disturbed: bool) -> float:
-    """Measure the requests per second of the other clients."""
+def _load(
+    disturbance: Disturbance, server: postgres.Postgres, folder: Path, seconds: int, *, disturbed: bool
+) -> wrk.Load:
+    """Measure the requests of the other clients."""
     workload = WORKLOADS[disturbance.workload]
     url = server.fresh(workload.people)
     asyncio.run(_seed(url, disturbance.contacts))
@@ -139,27 +156,29 @@ def _rate(disturbance: Disturbance, server: postgres.Postgres, folder: Path, sec
     violations, _ = asyncio.run(invariants.check(url))
     if done.errors or violations or recon.problem:
         raise wrk.LoadFailed(f"{done.errors} errors, {len(violations)} violations; {recon.problem or 'it ended well'}")
-    return done.requests / done.seconds
+    return done
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--rounds", type=click.IntRange(1, 20), default=5, show_default=True, help="How often each is measured.")
 @click.option("--seconds", type=click.IntRange(2, 60), default=5, show_default=True, help="Load of each series.")
-def main(*, rounds: int, seconds: int) -> None:
-    """Measure how much of their rate other clients keep during a disturbance."""
+@click.option("--only", default="", metavar="TEXT", help="Only the disturbances whose title contains this.")
+def main(*, rounds: int, seconds: int, only: str) -> None:
+    """Measure how much of their rate and of their p99 other clients keep during a disturbance."""
     rows = []
     with (
         tempfile.TemporaryDirectory(prefix="recon-bench-", ignore_cleanup_errors=True) as name,
         postgres.running(Path(name, "database")) as server,
     ):
-        for each in DISTURBANCES:
-            pairs = []
+        for each in (each for each in DISTURBANCES if only in each.title):
+            pairs, tails = [], []
             for _ in range(rounds):
                 alone, beside = (
-                    _rate(each, server, Path(name), seconds, disturbed=disturbed) for disturbed in (False, True)
+                    _load(each, server, Path(name), seconds, disturbed=disturbed) for disturbed in (False, True)
                 )
-                pairs.append((alone, beside))
-                click.echo(f"{each.title}: {alone:,.0f} /s alone, {beside:,.0f} /s beside it")
+                pairs.append((alone.requests / alone.seconds, beside.requests / beside.seconds))
+                tails.append(beside.p99_ms / alone.p99_ms)
+                click.echo(f"{each.title}: {pairs[-1][0]:,.0f} /s alone, {pairs[-1][1]:,.0f} /s beside it")
             kept = [beside / alone for alone, beside in pairs]
             rows.append(
                 [
@@ -168,9 +187,13 @@ def main(*, rounds: int, seconds: int) -> None:
                     f"{statistics.median(beside for _, beside in pairs):,.0f}",
                     f"{statistics.median(kept):.2f} ({min(kept):.2f} to {max(kept):.2f})",
                     "" if each.target is None else f"≥ {each.target}",
+                    f"{statistics.median(tails):.1f} ({min(tails):.1f} to {max(tails):.1f})",
+                    "" if each.most is None else f"≤ {each.most}",
                 ]
             )
-    click.echo("\n" + table(["beside", "alone, /s", "beside it, /s", "kept", "target"], rows))
+    click.echo(
+        "\n" + table(["beside", "alone, /s", "beside it, /s", "kept", "target", "p99 ÷ p99 alone", "target"], rows)
+    )
 
 
 if __name__ == "__main__":

@@ -46,8 +46,12 @@ def _round(number: int) -> list[Case]:
     plan = []
     for connections in (FEW, MANY):
         plan += [Case(number, "new", system, connections) for system in ("pgbench", *_SERVERS)]
+        if connections == FEW:
+            plan.append(Case(number, "new", "batch", 1))
         plan += [Case(number, "mix", system, connections) for system in _SERVERS]
         plan += [Case(number, "known", system, connections) for system in reversed(_SERVERS)]
+        if connections == FEW:
+            plan.append(Case(number, "known", "batch", 1))
         plan += [Case(number, "known-1m", system, connections) for system in ("recon", "recon-2")]
         plan.append(Case(number, "any-1m", "recon", connections))
         plan += [Case(number, "hot", system, connections) for system in _SERVERS]

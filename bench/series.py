@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 
-from bench.load import people, wrk
+from bench.load import batches, people, wrk
 from bench.load.probe import Probe
 from bench.load.watch import MemoryWatch, cpu_of
 from bench.load.workloads import WORKLOADS, Growth, Range, Workload, growth
@@ -87,16 +87,16 @@ def _http(series: Series, seconds: tuple[int, int], postgres: Postgres, folder: 
     expected = Growth(Range(0, 0), Range(0, 0))
     with serving(system, url, folder / LOG) as server:
         if warm_up:
-            expected += growth(_load(server, workload, people.WARM_UP, series.connections, warm_up))
+            expected += growth(_load(server, series, workload, people.WARM_UP, warm_up))
         probe = Probe(server.port, workload)
         figures = server.figures() if is_recon else {}
         system_cpu, database_cpu = cpu_of(server.pid), postgres.cpu_seconds()
         with MemoryWatch(server.pid) as memory, watching(server):
             if is_recon:
                 with probe:
-                    done = _load(server, workload, people.MEASURED, series.connections, measured)
+                    done = _load(server, series, workload, people.MEASURED, measured)
             else:
-                done = _load(server, workload, people.MEASURED, series.connections, measured)
+                done = _load(server, series, workload, people.MEASURED, measured)
         system_cpu, database_cpu = cpu_of(server.pid).since(system_cpu), postgres.cpu_seconds() - database_cpu
         if is_recon:
             try:
@@ -118,14 +118,16 @@ def _http(series: Series, seconds: tuple[int, int], postgres: Postgres, folder: 
         _verify(series, postgres, workload.people, expected + growth(done) + probe.growth)
 
 
-def _load(server: Server, workload: Workload, space: str, connections: int, seconds: int) -> Load:
+def _load(server: Server, case: Series, workload: Workload, space: str, seconds: int) -> Load:
+    if case.system == "batch":
+        return batches.run(server.port, workload.requests, space, known=workload.used, seconds=seconds)
     return wrk.run(
         server.port,
         workload.requests,
         space,
         first=workload.used + 1 if workload.apart and space == people.MEASURED else 1,
         known=workload.used,
-        connections=connections,
+        connections=case.connections,
         seconds=seconds,
     )
 

@@ -18,7 +18,7 @@ from recon.http.hosts import Hosts
 from recon.http.streams import Streams
 from recon.http.unsent import Unsent
 from recon.identities.batching import coalesced, plain
-from recon.identities.chunks import Chunks
+from recon.identities.chunks import MAX_CHUNK, MAX_CHUNK_WITHOUT_LANE, Chunks
 from recon.identities.corrections import Corrections
 from recon.identities.deadlines import Deadlines
 from recon.identities.identify import Answer, Identify
@@ -53,7 +53,8 @@ def create_app(settings: Settings) -> web.Application:
     else:
         submit = plain(identify, settings.queue_limit, deadlines, settings.pool_size, unsent.room)
 
-    chunks = Chunks(identify, settings.queue_limit, deadlines, unsent.room)
+    largest = MAX_CHUNK if settings.writer_lane else MAX_CHUNK_WITHOUT_LANE
+    chunks = Chunks(identify, settings.queue_limit, deadlines, unsent.room, largest)
 
     keys = keys_of(settings)
     closing = asyncio.Event()

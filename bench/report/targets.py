@@ -7,7 +7,7 @@ from statistics import median
 from bench.plan import FEW, MANY
 from bench.report.results import Results, Series
 
-RECON = ("recon", "recon-2", "plain")
+RECON = ("recon", "recon-2", "plain", "batch")
 FIRST_MINUTE = 60  # seconds; a fifth of the time when the memory is watched for less than five minutes
 FLAT = 1.05  # maximum growth of the memory after that
 MOST_MEMORY = 120  # MiB
@@ -123,6 +123,12 @@ def targets(results: Results) -> list[Target]:
         ),
         at_least(
             "mix: recon ÷ the handler with no database", 0.5, _ratio(("mix", "recon", FEW), ("mix", "handler", FEW))
+        ),
+        at_least(
+            "all new: lines of a batch ÷ single requests", 2.5, _ratio(("new", "batch", 1), ("new", "recon", FEW))
+        ),
+        at_least(
+            "all known: lines of a batch ÷ single requests", 2, _ratio(("known", "batch", 1), ("known", "recon", FEW))
         ),
         worst("retries a request, one process, the worst series", 0, _most_retries("recon")),
         worst("retries a request, two processes, the worst series", 0.001, _most_retries("recon-2")),

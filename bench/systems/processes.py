@@ -69,6 +69,7 @@ SYSTEMS = {
         System("handler", "an aiohttp handler that validates the body and has no database", "handler"),
         System("recon", "recon with its default settings, one process"),
         System("recon-2", "recon with two processes", settings={"RECON_WORKERS": "2"}),
+        System("batch", "recon with its default settings; the requests are lines of one POST /identify/batch"),
         System("plain", "recon with one transaction per request: coalescing and writer lane off", settings=PLAIN),
         System("pgbench", "no HTTP: one call of a server-side function per transaction", "pgbench"),
         System("timed", "recon with a clock at each step, for the profile", timed=True),

@@ -1,8 +1,8 @@
 """The work of a batch: the read pass answers requests that change nothing, the write pass applies the others."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeAlias
 
 from recon import metrics
@@ -84,18 +84,22 @@ class Identify:
 
     Attributes
     ----------
-    read_passes : how many read passes of single requests there were. While it grows, there are such requests.
+    passes : how many passes of single requests there were. While it grows, there are such requests.
+    in_progress : how many of them are in progress.
     """
 
     def __init__(self, database: Database, encode: Callable[[Identity], bytes], digest: Digest | None = None) -> None:
         self._database = database
         self._encode = encode
         self._digest = digest
-        self.read_passes = 0
+        self.passes = self.in_progress = 0
 
     async def read(self, requests: Requests) -> list[Outcome]:
         """Answer the requests that would change nothing, unless they touch a large identity."""
-        self.read_passes += 1
+        with self._counted():
+            return await self._read(requests)
+
+    async def _read(self, requests: Requests) -> list[Outcome]:
         batch = requests()
         metrics.count_batch("read", len(batch))
 
@@ -107,6 +111,16 @@ class Identify:
         if not large:
             return await self._known(batch, clusters)
         return await self._without(large, batch, clusters)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a pass of single requests."""
+        self.passes += 1
+        self.in_progress += 1
+        try:
+            yield
+        finally:
+            self.in_progress -= 1
 
     async def _without(self, large: set[int], batch: Sequence[Identifiers], clusters: Clusters) -> list[Outcome]:
         """Answer the requests that touch no large identity: of those not all contacts were fetched."""
@@ -166,7 +180,8 @@ class Identify:
         transaction may run more than once), it must give the same. Those for which another session holds a row have
         `Held` as outcome. The outcomes may be fewer than the requests: the rest was left undone.
         """
-        plan, held = await self._applied_to_free(requests, contention.what_is_free)
+        with self._counted():
+            plan, held = await self._applied_to_free(requests, contention.what_is_free)
         metrics.count_batch("write", len(plan.decisions))
         return contention.merged(self._outcomes(plan), held)
 

@@ -195,6 +195,7 @@ class Sizes(Chunks):
     def __init__(self, most: int) -> None:
         self.sizes: list[int] = []
         self.most = most
+        self.largest = MAX_CHUNK
 
     def submit(self, requests: Sequence[Identifiers]) -> "asyncio.Future[list[Applied]]":
         """Answer a chunk at once."""
