@@ -18,7 +18,9 @@ HEAD = (
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 AT_ONCE = 1000  # lines that are sent together
+AHEAD = 8192  # lines that may wait for their answers: else the sockets' buffers hold those of many seconds
 READ = 2**18  # bytes that are read together
+PAUSE = 0.001  # seconds between two looks at what was answered
 TAIL = 4096  # bytes of the answer that are kept: the summary is in its last ones
 TIMEOUT = 30  # seconds to wait for an answer
 
@@ -73,6 +75,7 @@ class Batch(Meanwhile):
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
         self._body = body
         self._is_over = is_over or self._over.is_set
+        self._answered = 0  # about: the framing has line breaks, too
         self.summary: dict[str, int] | None = None
 
     def run(self) -> None:
@@ -82,6 +85,7 @@ class Batch(Meanwhile):
         last = b""
         while not last.endswith(b"\r\n0\r\n\r\n") and (data := self._socket.recv(READ)):
             last = (last + data)[-TAIL:]
+            self._answered += data.count(b"\n")
         sending.join()
         self._socket.close()
         if found := re.search(rb'\{"summary":(\{.*?\})\}', last):
@@ -90,7 +94,12 @@ class Batch(Meanwhile):
     def _send(self) -> None:
         with suppress(OSError):  # recon has closed the connection: then the summary is missing
             self._socket.sendall(HEAD)
+            sent = 0
             while not self._is_over():
+                if sent > self._answered + AHEAD:
+                    time.sleep(PAUSE)
+                    continue
+                sent += AT_ONCE
                 some = b"".join(islice(self._body, AT_ONCE))
                 self._socket.sendall(b"%x\r\n%b\r\n" % (len(some), some))
             self._socket.sendall(b"0\r\n\r\n")
