@@ -105,8 +105,7 @@ def _fields(request: web.Request, seconds: float) -> dict[str, Any]:
     if KEY in request:
         fields["key"] = request[KEY].name
     if COUNTS in request:
-        counts = request[COUNTS]
-        fields.update(counts)
+        fields["counts"] = request[COUNTS]
     return fields | failures.left_out()
 
 

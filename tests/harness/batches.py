@@ -105,14 +105,17 @@ def _groups(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 @asynccontextmanager
 async def opened(
-    port: int, lines: Iterable[bytes], query: bytes = b"", *, receiving: bool = True, **options: Any
+    port: int, lines: Iterable[bytes] | None, query: bytes = b"", *, receiving: bool = True, **options: Any
 ) -> AsyncIterator[Batch]:
-    """Open a connection, send lines, and read the answer unless `receiving` is false; close it in the end."""
+    """Open a connection, send lines, and read the answer unless `receiving` is false; close it in the end.
+
+    Without lines, the caller sends the body.
+    """
     where = {} if "sock" in options else {"host": "127.0.0.1", "port": port}
     reader, writer = await asyncio.open_connection(**where, **options)
     batch = Batch(reader, writer)
     writer.write(HEAD % query)
-    sending = asyncio.ensure_future(batch.send(lines))
+    sending = asyncio.ensure_future(batch.send(lines) if lines is not None else asyncio.sleep(0))
     try:
         if receiving:
             batch.receive()

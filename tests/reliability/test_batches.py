@@ -4,10 +4,12 @@ import asyncio
 import random
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from itertools import islice
 
 import aiohttp
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -227,3 +229,65 @@ async def test_a_client_that_does_not_read(start_recon: StartRecon, database_url
 
     assert batch.is_complete
     assert await assert_prefix(database_url, LINES // 2) == LINES // 2
+
+
+async def test_a_client_that_takes_its_time(start_recon: StartRecon, database_url: str) -> None:
+    """A client that sends some of a batch within each time limit has all the time that it needs."""
+    process = start_recon("--database-url", database_url, "--body-timeout", "1")
+    started = time.monotonic()
+    async with opened(process.port, None, b"?errorsOnly=true") as batch, asyncio.timeout(30):
+        for number in range(8):
+            batch.writer.write(b"%x\r\n%b\r\n" % (len(each := line(f"c{number}")), each))
+            await asyncio.sleep(0.4)
+        batch.writer.write(b"0\r\n\r\n")
+        await batch.ended()
+
+    assert batch.summary is not None
+    assert (batch.summary["created"], batch.is_complete) == (8, True)
+    assert time.monotonic() - started > 2  # several times --body-timeout, without a byte of the answer
+
+
+async def test_a_client_that_stops_sending(start_recon: StartRecon, database_url: str) -> None:
+    """After --body-timeout without a byte, the batch ends with a 408 about the missing line; that is no error."""
+    process = start_recon("--database-url", database_url, "--body-timeout", "1", "--log-level", "debug")
+    async with opened(process.port, None) as batch, asyncio.timeout(30):
+        batch.writer.write(b"%x\r\n%b\r\n" % (len(each := line("c0") + b'{"email": '), each))
+        await batch.ended()
+
+    assert [(each["line"], each["status"]) for each in batch.answers] == [(1, 200), (2, 408)]
+    assert not batch.is_complete
+    [event] = [event for event in process.events() if event["event"] == "POST /identify/batch was aborted"]
+    assert (event["reason"], event["level"]) == ("client", "debug")
+    assert [event["counts"][name] for name in ("lines", "ok", "created")] == [1, 1, 1]
+    assert process.failures() == []
+
+
+async def test_the_log_and_the_metrics_of_a_batch(start_recon: StartRecon, database_url: str) -> None:
+    """A batch has one line in the log, with its counts; its lines are counted by status."""
+    process = start_recon("--database-url", database_url, "--log-level", "debug")
+    async with opened(process.port, [line("c0"), line(), line("c0")]) as batch, asyncio.timeout(30):
+        await batch.ended()
+    async with asyncio.timeout(10):
+        while not (events := [each for each in process.events() if each["event"] == "POST /identify/batch"]):
+            await asyncio.sleep(0.01)
+
+    [event] = events
+    assert event["status"] == 200
+    assert event["counts"] == batch.summary
+    assert await _sample(process, "recon_batch_lines_total", status="200") == 2
+    assert await _sample(process, "recon_batch_lines_total", status="400") == 1
+
+
+async def test_memory_is_flat(start_recon: StartRecon, database_url: str) -> None:
+    """A large body needs no more memory than a small one: it is neither kept nor read ahead."""
+    process = start_recon("--database-url", database_url)
+    seen = []
+    for count in (2_000, 40_000):
+        lines = (line(f"c{number % 500}", note="x" * 1000) for number in range(count))
+        async with opened(process.port, lines, b"?errorsOnly=true") as batch, asyncio.timeout(100):
+            await batch.ended()
+        assert batch.summary is not None
+        assert batch.summary["ok"] == count
+        seen.append(psutil.Process(process.popen.pid).memory_info().rss)
+
+    assert seen[1] - seen[0] < 10 * 2**20  # of 40 MB
