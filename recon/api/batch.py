@@ -132,7 +132,7 @@ def batch_handler(
             return await stream(request, batch.answers(protocol), NDJSON)
         finally:
             if protocol is not None:
-                protocol.busy = False
+                protocol.busy, protocol.held = False, 0
 
     return handler
 

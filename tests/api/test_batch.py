@@ -71,6 +71,30 @@ async def test_the_lines_are_processed_one_after_another(client: Client) -> None
     assert last == summary(lines=6, ok=6, created=2, extended=1, merged=1, known=2)
 
 
+async def test_the_documents_example(client: Client) -> None:
+    """The example of the OpenAPI document has the answer that it shows."""
+    operation = (await (await client.get("/openapi.json")).json())["paths"]["/identify/batch"]["post"]
+    example = operation["requestBody"]["content"]["application/x-ndjson"]["example"]
+
+    response = await posted(client, example.encode())
+
+    assert await response.text() == operation["responses"]["200"]["content"]["application/x-ndjson"]["example"]
+
+
+async def test_a_large_identity_comes_in_parts(client: Client, database_url: str) -> None:
+    """An answer that is larger than a part is whole, beside others in the same chunk."""
+    others = "SELECT rpad('x' || n, 300, 'x'), 1, 'secondary' FROM generate_series(1, 1000) AS n"
+    await execute(
+        database_url,
+        "INSERT INTO contact (email, phone_number) VALUES ('large', '1')",
+        f"INSERT INTO contact (email, linked_id, link_precedence) {others}",
+    )
+    *found, last = await answers(client, [{"email": "a"}, *[{"phoneNumber": 1}] * 20, {"email": "a"}])
+
+    assert [len(each["contact"]["emails"]) for each in found] == [1, *[1001] * 20, 1]
+    assert last == summary(lines=22, ok=22, created=1, known=21)
+
+
 async def test_a_line_fails_alone(client: Client, database_url: str) -> None:
     """A line that is invalid has the problem of a single request, and the lines around it are done."""
     long = b'{"email": "%s"}' % (b"x" * 70_000)

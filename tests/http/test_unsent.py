@@ -261,3 +261,18 @@ async def test_a_shared_body_counts_once() -> None:
     unsent.discard(clients[-1])
     async with asyncio.timeout(5):
         await turn
+
+
+async def test_what_a_stream_holds_counts() -> None:
+    """The part of a streamed answer that its handler holds counts with the bytes that wait in the transport."""
+    unsent = Unsent(150, patience=3600)
+    client = _Client(unsent, 100)
+    client.held = 60
+    unsent.add(client)
+
+    waiting = asyncio.ensure_future(unsent.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    client.held = 0
+    unsent.add(client)
+    await asyncio.wait_for(waiting, 5)

@@ -142,13 +142,16 @@ async def test_a_row_that_is_held_too_long(database_url: str) -> None:
 async def test_a_chunk_that_waits_for_the_database(database_url: str) -> None:
     """A time limit that ends during the write leaves the outcome unknown."""
     held = """
-    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(2); RETURN NEW; END $$;
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NEW; END $$;
     CREATE TRIGGER wait BEFORE INSERT ON contact FOR EACH ROW EXECUTE FUNCTION wait()
     """
     await execute(database_url, held)
     async with serving(database_url, seconds=0.5) as (chunks, _):
         with pytest.raises(OutcomeUnknown):
             await Course(chunks).answer([said("new")])
+        async with asyncio.timeout(10):  # the transaction goes on: here it commits
+            while not await fetch(database_url, "SELECT FROM contact"):
+                await asyncio.sleep(0.01)
 
 
 async def test_large_identities_are_apart_from_small_ones(database_url: str) -> None:
