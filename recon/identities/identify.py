@@ -1,7 +1,7 @@
 """The work of a batch: the read pass answers requests that change nothing, the write pass applies the others."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeAlias
 
@@ -70,6 +70,7 @@ class Applied(NamedTuple):
     reason: Reason
 
 
+_Fetch: TypeAlias = Callable[[Connection, Sequence[Identifiers], Digest | None], Awaitable[Clusters]]
 Outcome: TypeAlias = Answer | Refused | Large | Held | None  # None: the request changes something
 
 
@@ -103,14 +104,17 @@ class Identify:
         batch = requests()
         metrics.count_batch("read", len(batch))
 
-        clusters = await self._database.snapshot(
-            "read", lambda connection: sql.fetch_small_clusters(connection, batch, self._digest)
-        )
-        self._database.require_region(clusters.guards.region)
+        clusters = await self._fetched("read", sql.fetch_small_clusters, batch)
         large = clusters.larger_than(sql.LARGE)
         if not large:
             return await self._known(batch, clusters)
         return await self._without(large, batch, clusters)
+
+    async def _fetched(self, step: str, fetch: _Fetch, batch: Sequence[Identifiers]) -> Clusters:
+        """The clusters of one snapshot, in which the match keys are those of this process's region."""
+        clusters = await self._database.snapshot(step, lambda connection: fetch(connection, batch, self._digest))
+        self._database.require_region(clusters.guards.region)
+        return clusters
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -135,10 +139,7 @@ class Identify:
         batch = requests()
         metrics.count_batch("read large", len(batch))
 
-        clusters = await self._database.snapshot(
-            "read large", lambda connection: sql.fetch_clusters(connection, batch, self._digest)
-        )
-        self._database.require_region(clusters.guards.region)
+        clusters = await self._fetched("read large", sql.fetch_clusters, batch)
         return await self._known(batch, clusters)
 
     async def read_in_order(self, requests: Requests) -> tuple[list[Applied], int]:
@@ -150,9 +151,7 @@ class Identify:
         batch = requests()
         metrics.count_batch("read chunk", len(batch))
 
-        clusters = await self._database.snapshot(
-            "read chunk", lambda connection: sql.fetch_small_clusters(connection, batch, self._digest)
-        )
+        clusters = await self._fetched("read chunk", sql.fetch_small_clusters, batch)
         large = clusters.larger_than(sql.LARGE)
         if large:
             batch, clusters = await self._alike(large, batch, clusters)
@@ -168,9 +167,7 @@ class Identify:
         size = next((place for place, its in enumerate(touched) if its != touched[0]), len(batch))
         first = batch[:size]
         if touched[0]:
-            clusters = await self._database.snapshot(
-                "read chunk", lambda connection: sql.fetch_clusters(connection, first, self._digest)
-            )
+            clusters = await self._fetched("read chunk", sql.fetch_clusters, first)
         return first, clusters
 
     async def write(self, requests: Requests) -> Sequence[Outcome]:

@@ -133,6 +133,21 @@ async def test_reads(path: str, body: dict[str, Any], make_client: MakeClient, d
     assert (await response.json(content_type=None))["detail"].startswith(COMPLAINT)
 
 
+async def test_a_batch(make_client: MakeClient, database_url: str) -> None:
+    """A batch of known customers does not begin."""
+    client = await make_client()
+    await client.post("/identify", json={"email": "a", "phoneNumber": PHONE})
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(TO_US[1])
+    await connection.close()
+
+    headers = {"Content-Type": "application/x-ndjson"}
+    response = await client.post("/identify/batch", data=b'{"email": "a"}\n', headers=headers)
+
+    assert response.status == 503
+    assert (await response.json(content_type=None))["detail"].startswith(COMPLAINT)
+
+
 async def test_large_identities(database_url: str) -> None:
     """So does the read of a large identity."""
     async with Database(database_url).opened() as database:
