@@ -8,8 +8,9 @@ from functools import partial
 from aiohttp import web
 
 from recon import background
-from recon.api import batch, corrections, health, identities, openapi
+from recon.api import batch, changes, corrections, health, identities, openapi
 from recon.api import identify as identify_endpoint
+from recon.api.changes import changes_response
 from recon.api.messages import identify_response
 from recon.database.transactions import Database
 from recon.http import endpoints, middleware
@@ -18,6 +19,7 @@ from recon.http.hosts import Hosts
 from recon.http.streams import Streams
 from recon.http.unsent import Unsent
 from recon.identities.batching import coalesced, plain
+from recon.identities.changes import Changes
 from recon.identities.chunks import MAX_CHUNK, MAX_CHUNK_WITHOUT_LANE, Chunks
 from recon.identities.corrections import Corrections
 from recon.identities.deadlines import Deadlines
@@ -95,6 +97,7 @@ def api(
         *identify_endpoint.endpoints(identify, settings, with_keys=with_keys),
         *batch.endpoints(chunks, closing, settings, with_keys=with_keys),
         *identities.endpoints(lookup, settings),
+        *changes.endpoints(Changes(database, changes_response, settings.queue_limit), settings),
         *corrections.endpoints(correcting, database, settings, with_keys=with_keys),
         *health.endpoints(database, closing),
     ]

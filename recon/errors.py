@@ -10,11 +10,12 @@
     ├── Gone                a contact had it once
     │   ├── Deleted         but every contact of its identity is soft-deleted
     │   └── Erased          but its identity was erased
-    ├── Conflict            a correction that the present state forbids
+    ├── Conflict            a request that the present state forbids
     │   ├── Changed         the identity has changed since the caller looked at it
     │   ├── NotDivided      what remains still connects the identity
     │   ├── KeptApart       a steward keeps the identities apart
-    │   └── OneIdentity     the contacts are of one identity, which can only be split
+    │   ├── OneIdentity     the contacts are of one identity, which can only be split
+    │   └── PositionAhead   the change feed has not got to this position
     ├── Unprocessable       a valid request that cannot be carried out
     │   ├── Blocked         all that it has are values that identify nobody
     │   ├── InvalidCorrection
@@ -110,7 +111,7 @@ class Erased(Gone):
 
 
 class Conflict(ReconError):
-    """The present state forbids this correction."""
+    """The present state forbids this request."""
 
 
 class Changed(Conflict):
@@ -143,6 +144,12 @@ class OneIdentity(Conflict):
     """These contacts are of one identity: split it instead."""
 
     code = "one-identity"
+
+
+class PositionAhead(Conflict):
+    """The database has not got to this position: it was restored or emptied. Start a new copy with after=0."""
+
+    code = "position-ahead"
 
 
 class Unprocessable(ReconError):

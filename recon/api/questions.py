@@ -256,7 +256,7 @@ def links_response(page: Links) -> bytes:
 
 def history_response(page: History) -> bytes:
     """A HistoryResponse as JSON."""
-    response: HistoryResponse = {"entries": [_entry(entry) for entry in page.entries], "next": page.next}
+    response: HistoryResponse = {"entries": [entry_shown(entry) for entry in page.entries], "next": page.next}
     return to_json(response)
 
 
@@ -327,7 +327,8 @@ def _named(identifier: Identifier, forms: Mapping[Identifier, str]) -> Named:
     return {"email": text} if identifier.kind == "email" else {"phoneNumber": text}
 
 
-def _entry(entry: Record | Event) -> HistoryEntry:
+def entry_shown(entry: Record | Event) -> HistoryEntry:
+    """A contact or an event as every answer shows it."""
     if isinstance(entry, Event):
         at, kind, ids = entry.at, entry.kind.value, (entry.primary_id, entry.other_id)
         note, detail = entry.note, entry.detail

@@ -17,6 +17,7 @@ from recon.settings import Settings, database_settings, database_url
 if TYPE_CHECKING:  # imported only when a command runs: other commands start faster without them
     from rich.console import RenderableType
 
+    from recon.database.transactions import Database
     from recon.identities.lookup import End, Lookup
     from recon.rules.journal import Event
     from recon.rules.review import KeptApart
@@ -32,7 +33,7 @@ EPILOG = (
 )
 
 
-def _explaining(command: Command) -> Command:
+def explaining(command: Command) -> Command:
     """The options that these commands share."""
     command = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers.")(command)
     return settings_options("database_url", "data_dir", "default_region")(command)
@@ -43,7 +44,7 @@ def _explaining(command: Command) -> Command:
 @click.option(
     "--as-of", metavar="WHEN", help="Show it as it was at a position, or at an ISO 8601 time with a time zone."
 )
-@_explaining
+@explaining
 def show(*, who: str, as_of: str | None, as_json: bool, **options: Any) -> None:
     """Show the identity of WHO."""
     moment = None if as_of is None else _moment(as_of)
@@ -64,7 +65,7 @@ def show(*, who: str, as_of: str | None, as_json: bool, **options: Any) -> None:
 
 @click.command(epilog=EPILOG)
 @click.argument("who")
-@_explaining
+@explaining
 def history(*, who: str, as_json: bool, **options: Any) -> None:
     """Show what happened to the identity of WHO: its contacts and events, oldest first."""
 
@@ -87,7 +88,7 @@ def history(*, who: str, as_json: bool, **options: Any) -> None:
 @click.command(epilog=EPILOG)
 @click.argument("first", metavar="WHO")
 @click.argument("second", metavar="WHO")
-@_explaining
+@explaining
 def why(*, first: str, second: str, as_json: bool, **options: Any) -> None:
     """Show why two are one person, as a chain of links, or that they are not."""
 
@@ -106,7 +107,7 @@ def why(*, first: str, second: str, as_json: bool, **options: Any) -> None:
 
 
 @click.command()
-@_explaining
+@explaining
 def withheld(*, as_json: bool, **options: Any) -> None:
     """List the links that guards withheld and that are open, oldest first."""
 
@@ -158,16 +159,24 @@ def _run(
 @asynccontextmanager
 async def _looking_up(settings: Settings) -> AsyncIterator["Lookup"]:
     """Look-ups in the settings' database. Raises SchemaMismatch or Unavailable if it cannot be served."""
+    from recon.identities.lookup import Lookup
+
+    async with opened(settings) as database:
+        yield Lookup(database)
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator["Database"]:
+    """The settings' database. Raises SchemaMismatch or Unavailable if it cannot be served."""
     from recon.database.connecting import connected
     from recon.database.schema import require_served
     from recon.database.transactions import Database
-    from recon.identities.lookup import Lookup
 
     url = database_url(settings)
     async with connected(url) as connection:  # first, because opening creates a schema where there is none
         await require_served(connection, settings.default_region)
     async with Database(url, database_settings(settings)).opened() as database:
-        yield Lookup(database)
+        yield database
 
 
 async def resolved(lookup: "Lookup", who: str, region: str | None) -> "tuple[End, int]":

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from recon import __version__, keys, signals
-from recon.cli import corrections, guards, identities
+from recon.cli import changes, corrections, guards, identities
 from recon.cli.options import GroupedCommand, load_settings, settings_options, variables_alone
 from recon.cli.rekey import rekey
 from recon.cli.running import database_of, failing_clearly
@@ -38,6 +38,7 @@ for command in (
     identities.history,
     identities.why,
     identities.withheld,
+    changes.changes,
     corrections.split,
     corrections.link,
     corrections.keep_apart,

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recon.rules.clusters import Identity
+from recon.rules.feed import Page
 from recon.rules.journal import Event, Kind, Record
 from recon.rules.links import Identifier, Link, LinkKind
 from recon.rules.review import KeptApart
@@ -57,6 +58,22 @@ def history(entries: Iterable[Record | Event]) -> Table:
         cells = [str(entry.id), _time(at), _what(entry), entry.email, entry.phone_number, entry.source, note]
         table.add_row(*(_text(_printable(cell or "")) for cell in cells))
     return table
+
+
+def changes(page: Page) -> list[Text]:
+    """A page of the change feed: a line for each contact and event, id that is gone, and identity."""
+    lines = []
+    for entry in page.entries:
+        at, note = (entry.created_at, None) if isinstance(entry, Record) else (entry.at, entry.note)
+        said = [entry.email, entry.phone_number, entry.source, note]
+        lines.append("  ".join([str(entry.id), _time(at), _what(entry), *(each for each in said if each)]))
+    for contact_id, primary in page.gone:
+        where = "gone" if primary is None else f"part of contact {primary}"
+        lines.append(f"  contact {contact_id} is {where}")
+    for each in page.identities:
+        contacts = "" if not each.secondary_ids else f", with {_contacts(each.secondary_ids)}"
+        lines.append(f"  contact {each.primary_id}: {', '.join([*each.emails, *each.phone_numbers])}{contacts}")
+    return [sentence(line) for line in lines]
 
 
 def guarded(kept_apart: Sequence[KeptApart], links: Sequence[Event]) -> list[RenderableType]:

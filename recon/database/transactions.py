@@ -120,6 +120,8 @@ class Database:
         reading_isolation = "REPEATABLE READ" if settings.writer_lane else settings.isolation
         self._begin_reading = self._begin.replace(settings.isolation, f"{reading_isolation} READ ONLY", 1)
         self.has_lane = settings.writer_lane
+        # What such a snapshot lacks comes in a later page, so that the order of the commits does not matter to it.
+        self._begin_following = self._begin.replace(settings.isolation, "REPEATABLE READ READ ONLY", 1)
         if settings.writer_lane:
             # In the same message as BEGIN and before any snapshot: a transaction that waited here sees what
             # its predecessor wrote. A lock that a later statement takes would come too late for that.
@@ -224,6 +226,13 @@ class Database:
         OutcomeUnknown: nothing was changed.
         """
         return await self._until_serial(step, _reading(self._begin_reading, work))
+
+    async def following(self, step: str, work: Work[T]) -> T:
+        """Run `work`, statements that only read, on one snapshot, which no transaction has to wait or be retried for.
+
+        With the lane or without, it shows all that was committed when it began. `work` may run more than once.
+        """
+        return await self._until_serial(step, _reading(self._begin_following, work))
 
     async def serializable(self, step: str, work: Work[T]) -> T:
         """Run `work` in a serializable transaction, COMMIT included, until it commits without a serialization conflict.

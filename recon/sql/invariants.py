@@ -89,6 +89,21 @@ SELECT format('ids: the sequence of contact.id is at %s, below the id %s; `recon
     place, highest)
 FROM ids WHERE highest > place
 """
+# The change feed tells from the last value of the sequence which positions may have been drawn.
+UNORDERED_SEQUENCE = """
+SELECT format('ids: the sequence of contact.id has %s, so the change feed can miss contacts; set %s', what, mend)
+FROM pg_sequence, LATERAL (VALUES
+    (seqcache > 1, format('CACHE %s', seqcache), 'CACHE 1'),
+    (seqincrement < 0, format('INCREMENT %s', seqincrement), 'INCREMENT 1'),
+    (seqcycle, 'CYCLE', 'NO CYCLE')
+) AS option (is_wrong, what, mend)
+WHERE seqrelid = pg_get_serial_sequence('contact', 'id')::regclass AND is_wrong
+"""
+# Positions begin at 1, and so do pages.
+LOWEST_ID = """
+SELECT format('ids: contact %s has an id below 1, so the change feed does not have it', id)
+FROM contact WHERE id < 1 ORDER BY id
+"""
 CHECKS = (
     ONE_PRIMARY,
     OLDEST_PRIMARY,
@@ -98,6 +113,8 @@ CHECKS = (
     NO_REPETITION,
     KEPT_APART,
     SEQUENCE_BEHIND,
+    UNORDERED_SEQUENCE,
+    LOWEST_ID,
 )
 
 SUMMARY = f"""
