@@ -72,7 +72,8 @@ class Changes(Generic[T]):
         self._limit = limit
         self._readers: set[_Reader] = set()
         self._is_running = False
-        self._urgent = asyncio.Event()  # set when a request comes that does not wait
+        self._came, self._urgent = asyncio.Event(), asyncio.Event()  # set when a request comes; one that does not wait
+        self._is_busy = False  # whether the event loop was when that was found out last
         # The highest position at which a page ended with a contact or an event. That is committed, so a crash of
         # PostgreSQL does not make it draw the position again, as it may do with others.
         self._settled = 0
@@ -87,6 +88,7 @@ class Changes(Generic[T]):
             raise Overloaded
         reader = _Reader(after, limit, time.monotonic() + wait, after)
         self._readers.add(reader)
+        self._came.set()
         if not wait:
             self._urgent.set()
         if not self._is_running:
@@ -101,6 +103,7 @@ class Changes(Generic[T]):
         """Rounds, as long as there are readers."""
         try:
             while self._readers:
+                self._came.clear()
                 self._urgent.clear()
                 took = await self._round([*self._readers])
                 answered = time.thread_time()
@@ -168,15 +171,21 @@ class Changes(Generic[T]):
                     reader.page.set_result(answer)
 
     async def _rest(self, took: float) -> None:
-        """Leave the event loop to others, for longer if it is busy, until a request comes that does not wait."""
+        """Leave the event loop to others until the next request comes, or for longer if they keep it busy.
+
+        A request that does not wait ends the rest in any case.
+        """
         until = time.monotonic() + min(_LONGEST_REST, took * _REST)
         while not self._urgent.is_set():
-            worked = time.thread_time()
+            came = self._urgent if self._is_busy else self._came
+            worked, started = time.thread_time(), time.monotonic()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY):
-                    await self._urgent.wait()
-            is_busy = time.thread_time() - worked > _EVERY * _BUSY
-            if not is_busy or time.monotonic() >= until:
+                    await came.wait()
+            now = time.monotonic()
+            if now - started >= _EVERY:  # less would tell nothing
+                self._is_busy = time.thread_time() - worked > (now - started) * _BUSY
+            if came.is_set() or not self._is_busy or now >= until:
                 break
 
 

@@ -1,0 +1,100 @@
+"""A consumer that only follows the change feed has an exact copy, whatever happens to the identities meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+import pytest
+
+from recon.identities.changes import Changes
+from recon.rules.feed import Page
+from tests.harness.databases import fetch
+from tests.harness.feed import Comparing, Copy, identities_of, read_to_the_end
+from tests.harness.meddling import meddling
+from tests.harness.processes import StartRecon
+from tests.harness.shop import driving
+
+ALL_POSITIONS = "SELECT id FROM contact UNION ALL SELECT id FROM event ORDER BY id"
+CORRECTIONS = {"split", "link", "block", "erase"}
+
+
+class Compared:
+    """A copy that is compared with the database in the snapshot of each page after which it is exact.
+
+    Attributes
+    ----------
+    times : how often it was.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.copy = Copy()
+        self.times = 0
+        self._database = Comparing(url)
+
+    async def follow(self) -> None:
+        """Follow the feed until cancelled, by pages of different sizes."""
+        async with self._database.opened():
+            feed: Changes[Page] = Changes(self._database, lambda page: page)
+            while True:
+                limit = 10 + 7 * (self.times % 40)
+                self.copy.take_values(await feed.page(self.copy.after, limit, wait=1))
+                if self.copy.is_exact:
+                    self.times += 1
+                    assert self.copy.identities == self._database.truth
+
+
+@asynccontextmanager
+async def following(urls: Sequence[str]) -> AsyncIterator[list[Copy]]:
+    """Consumers that follow the feed by HTTP, one for each process, with the copies that they keep; tireless."""
+    copies = [Copy() for _ in urls]
+    async with aiohttp.ClientSession() as session:
+
+        async def follow(url: str, copy: Copy) -> None:
+            while True:
+                with suppress(aiohttp.ClientError, OSError, AssertionError):  # a 503, or no answer
+                    await read_to_the_end(session, url, copy, limit=50, wait=1)
+                await asyncio.sleep(0.01)
+
+        tasks = [asyncio.create_task(follow(url, copy)) for url, copy in zip(urls, copies, strict=True)]
+        try:
+            yield copies
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for url, copy in zip(urls, copies, strict=True):
+            await read_to_the_end(session, url, copy)
+
+
+async def expect_exact(copies: Sequence[Copy], url: str) -> None:
+    """The copies are what the database has, and each position came once and in order."""
+    truth = await identities_of(url)
+    positions = {row["id"] for row in await fetch(url, ALL_POSITIONS)}
+    for copy in copies:
+        assert copy.identities == truth
+        assert copy.positions == sorted(set(copy.positions))
+        assert positions <= set(copy.positions)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("lane", [True, False])
+async def test_a_copy_is_exact(lane: bool, processes: int, start_recon: StartRecon, database_url: str) -> None:
+    """Under load, with corrections and rows of other programs, the copy is exact whenever a page says so."""
+    option = "--writer-lane" if lane else "--no-writer-lane"
+    urls = [start_recon("--database-url", database_url, option).url for _ in range(processes)]
+    compared = Compared(database_url)
+
+    async with following(urls) as copies, meddling(urls, database_url, seed=processes) as done:
+        task = asyncio.create_task(compared.follow())
+        async with driving(urls, seed=processes, clients=8) as history:
+            await history.reached(1_500)
+            while not set(done) >= CORRECTIONS or compared.times < 20:
+                assert not task.done(), task.result()
+                await asyncio.sleep(0.05)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    assert len(await identities_of(database_url)) > 100
+    await expect_exact(copies, database_url)
