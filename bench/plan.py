@@ -49,6 +49,8 @@ def _round(number: int) -> list[Case]:
         if connections == FEW:
             plan.append(Case(number, "new", "batch", 1))
         plan += [Case(number, "mix", system, connections) for system in _SERVERS]
+        if connections == FEW:
+            plan.append(Case(number, "followed", "recon", connections))
         plan += [Case(number, "known", system, connections) for system in reversed(_SERVERS)]
         if connections == FEW:
             plan.append(Case(number, "known", "batch", 1))

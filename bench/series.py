@@ -9,6 +9,7 @@ from pathlib import Path
 import asyncpg
 
 from bench.load import batches, people, wrk
+from bench.load.followers import Followers
 from bench.load.probe import Probe
 from bench.load.watch import MemoryWatch, cpu_of
 from bench.load.workloads import WORKLOADS, Growth, Range, Workload, growth
@@ -91,7 +92,8 @@ def _http(series: Series, seconds: tuple[int, int], postgres: Postgres, folder: 
         probe = Probe(server.port, workload)
         figures = server.figures() if is_recon else {}
         system_cpu, database_cpu = cpu_of(server.pid), postgres.cpu_seconds()
-        with MemoryWatch(server.pid) as memory, watching(server):
+        followers = Followers(server.port, workload.followers)
+        with MemoryWatch(server.pid) as memory, followers, watching(server):
             if is_recon:
                 with probe:
                     done = _load(server, series, workload, people.MEASURED, measured)
@@ -107,6 +109,9 @@ def _http(series: Series, seconds: tuple[int, int], postgres: Postgres, folder: 
     series.system_cpu = _per_thousand(sum(system_cpu), done.requests)
     series.system_kernel = _per_thousand(system_cpu.kernel, done.requests)
     _note(series, done)
+    series.errors += followers.errors
+    if workload.followers and not followers.positions:
+        series.problems.append("the followers of the change feed read nothing")
     if server.problem:
         series.problems.append(server.problem)
     if is_recon:

@@ -17,6 +17,7 @@ class Workload:
     people : the number of people stored before, with one contact each.
     apart : whether warm-up and measured run use different people, because the warm-up changes its people.
     regulars : the number of stored people that the load uses; None means all of them.
+    followers : how many followers of the change feed wait meanwhile.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Workload:
     people: int
     apart: bool = False
     regulars: int | None = None
+    followers: int = 0
 
     @property
     def used(self) -> int:
@@ -47,6 +49,14 @@ WORKLOADS = {
         Workload("any-1m", "any one of 1,000,000 stored customers", "known", 1_000_000),
         Workload("hot", "one of ten stored customers", "known", 10),
         Workload("mix", f"a shop's mix: {MIX}", "mix", 2_000, apart=True),
+        Workload(
+            "followed",
+            "the mix, beside a hundred followers of the change feed",
+            "mix",
+            2_000,
+            apart=True,
+            followers=100,
+        ),
         Workload("alone", "known customers, from one client with one connection", "known", 1_000),
         Workload("memory", "the mix, for several minutes", "mix", 2_000, apart=True),
     )

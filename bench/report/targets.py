@@ -130,6 +130,11 @@ def targets(results: Results) -> list[Target]:
         at_least(
             "all known: lines of a batch ÷ single requests", 2, _ratio(("known", "batch", 1), ("known", "recon", FEW))
         ),
+        at_least(
+            "mix beside a hundred followers of the change feed ÷ mix alone",
+            0.9,
+            _ratio(("followed", "recon", FEW), ("mix", "recon", FEW)),
+        ),
         worst("retries a request, one process, the worst series", 0, _most_retries("recon")),
         worst("retries a request, two processes, the worst series", 0.001, _most_retries("recon-2")),
         worst("errors, wrong answers, violations, wrong counts of rows", 0, _faults),

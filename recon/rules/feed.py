@@ -4,12 +4,11 @@ Pure: contacts and events in, identities out. Every change of an identity draws 
 contacts of the identity. Wherever these are now, the identities there are those that changed.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from recon.rules.clusters import Cluster, Contact, Identity, consolidate
-from recon.rules.divides import UNITING
 from recon.rules.journal import BY_AGE, Event, Kind, Record
 
 Entry: TypeAlias = Record | Event
@@ -72,7 +71,13 @@ def view(
     primaries = {identity.primary_id for identity in identities.values()}
     root_of = {record.id: root for root, each in members.items() for record in each}
     suspects = set(erased).union(*(_named(entry) for entry in entries if isinstance(entry, Event)))
-    suspects |= _stand_ins(entries, members)
+    # While a primary is soft-deleted, the oldest live contact stands in for it. No event says when that ends. So all
+    # contacts count of an identity with a soft-deleted contact, and of one that may have had one.
+    hiding = touched(entry for entry in entries if _may_hide_stand_ins(entry))
+    for each in members.values():
+        ids = {record.id for record in each}
+        if any(record.deleted_at is not None for record in each) or not hiding.isdisjoint(ids):
+            suspects |= ids
     gone = []
     for contact_id in sorted(suspects - primaries):
         identity = identities.get(root_of.get(contact_id, contact_id))
@@ -94,22 +99,13 @@ def _named(event: Event) -> set[int]:
     return {each for each in named if each is not None}
 
 
-def _stand_ins(entries: Iterable[Entry], members: Mapping[int, Sequence[Record]]) -> set[int]:
-    """The contacts that may have stood in for a soft-deleted primary, as the oldest live contact does.
-
-    No event names them. That can be any contact of an identity whose primary is soft-deleted, or was until it was
-    restored or replaced.
-    """
-    live = {record.id for each in members.values() for record in each if record.deleted_at is None}
-    if any(_may_replace(entry, live) for entry in entries if isinstance(entry, Event)):
-        return {record.id for each in members.values() for record in each}
-    return {record.id for root, each in members.items() if root not in live for record in each}
-
-
-def _may_replace(event: Event, live: Collection[int]) -> bool:
-    if event.kind is Kind.EDITED:
-        return "deletedAt" in (event.detail or {"deletedAt": None})
-    return event.kind in UNITING and event.other_id not in live
+def _may_hide_stand_ins(entry: Entry) -> bool:
+    """Tell whether the entry may divide a primary from the contact that stood in for it, or restore the primary."""
+    if not isinstance(entry, Event):
+        return False
+    if entry.kind is Kind.EDITED:
+        return entry.detail is None or "deletedAt" in entry.detail
+    return entry.kind in {Kind.SPLIT, Kind.BLOCKED}
 
 
 def _identity(records: Iterable[Record]) -> Identity | None:

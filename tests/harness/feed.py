@@ -87,17 +87,19 @@ async def identities_of(url: str) -> dict[int, Identity]:
         await connection.close()
 
 
-async def read_to_the_end(
-    session: aiohttp.ClientSession, url: str, copy: Copy, limit: int = 100, wait: int = 0
-) -> None:
+async def read_one(session: aiohttp.ClientSession, url: str, copy: Copy, limit: int = 100, wait: int = 0) -> None:
+    """Give a copy the next page."""
+    parameters = {"after": copy.after, "limit": limit, "wait": wait}
+    async with session.get(f"{url}/changes", params=parameters) as response:
+        assert response.status == 200, await response.text()
+        copy.take(await response.json())
+
+
+async def read_to_the_end(session: aiohttp.ClientSession, url: str, copy: Copy, limit: int = 100) -> None:
     """Give a copy pages until one says that there is no more."""
-    while True:
-        parameters = {"after": copy.after, "limit": limit, "wait": wait}
-        async with session.get(f"{url}/changes", params=parameters) as response:
-            assert response.status == 200, await response.text()
-            copy.take(await response.json())
-        if copy.is_exact:
-            break
+    copy.is_exact = False
+    while not copy.is_exact:
+        await read_one(session, url, copy, limit)
 
 
 class Comparing(Database):

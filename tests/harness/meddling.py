@@ -80,12 +80,12 @@ class _Steward:
         return await self._send("POST", f"/identities/{one}/erase", {})
 
 
-async def _other_program(url: str, seed: int, done: Counter[str]) -> None:
+async def _other_program(url: str, seed: int, done: Counter[str], over: asyncio.Event) -> None:
     """Write rows; every other transaction has several statements, and stays open for a while."""
     chance = random.Random(seed)  # noqa: S311
     connection = await asyncpg.connect(url)
     try:
-        while True:
+        while not over.is_set():
             with suppress(asyncpg.PostgresError):
                 async with connection.transaction():
                     for _ in range(chance.choice([1, 3])):
@@ -99,9 +99,9 @@ async def _other_program(url: str, seed: int, done: Counter[str]) -> None:
         await connection.close()
 
 
-async def _again(work: Callable[[], Any]) -> None:
-    """Run `work` for ever; while what it needs is away, it tries again."""
-    while True:
+async def _again(work: Callable[[], Any], over: asyncio.Event) -> None:
+    """Run `work` until it is over; while what it needs is away, it tries again."""
+    while not over.is_set():
         with suppress(aiohttp.ClientError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
             await work()
         await asyncio.sleep(HOLD)
@@ -111,28 +111,28 @@ async def _again(work: Callable[[], Any]) -> None:
 async def meddling(urls: Sequence[str], database_url: str, seed: int = 0) -> AsyncIterator[Counter[str]]:
     """Two stewards and two other programs at work until the block is left; how often each did what."""
     done: Counter[str] = Counter()
+    over = asyncio.Event()
     async with aiohttp.ClientSession() as session:
 
         async def steward(number: int) -> None:
             desk = _Steward(session, urls, seed + number, done)
             connection = await asyncpg.connect(database_url)
             try:
-                while True:
+                while not over.is_set():
                     if contacts := [row["id"] for row in await connection.fetch(ANY)]:
                         await desk.correct(contacts)
                     await asyncio.sleep(HOLD)
             finally:
-                connection.terminate()
+                await connection.close()
 
         works: list[Callable[[], Any]] = [lambda: steward(1), lambda: steward(2)]
         works += [
-            lambda: _other_program(database_url, seed + 3, done),
-            lambda: _other_program(database_url, seed + 4, done),
+            lambda: _other_program(database_url, seed + 3, done, over),
+            lambda: _other_program(database_url, seed + 4, done, over),
         ]
-        tasks = [asyncio.create_task(_again(work)) for work in works]
+        tasks = [asyncio.create_task(_again(work, over)) for work in works]
         try:
             yield done
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            over.set()  # what they have begun they finish: a correction goes on without its client
+            await asyncio.gather(*tasks)
