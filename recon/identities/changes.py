@@ -142,11 +142,12 @@ class Changes(Generic[T]):
         A writer has the lock on `contact` before it draws a position. So those that hold it now, when `last` has been
         drawn, are all that need to have ended; then the next snapshot shows all that they have written.
         """
+        if last < self._settled:  # the database was restored or emptied
+            self._settled = 0
         writers = await self._database.snapshot("look for writers", sql.fetch_writers)
         pause, deadline = _FIRST_LOOK, time.monotonic() + PATIENCE
         while writers:
             if time.monotonic() >= deadline:
-                self._settled = min(self._settled, last)  # less: the database was restored
                 return self._settled
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_LOOK)

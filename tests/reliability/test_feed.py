@@ -1,8 +1,10 @@
 """A consumer that only follows the change feed has an exact copy, whatever happens to the identities meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from recon.identities.changes import Changes
 from recon.rules.feed import Page
 from tests.harness.databases import fetch
+from tests.harness.faults import FAULTS, fleet, until_recovered
 from tests.harness.feed import Comparing, Copy, identities_of, read_one, read_to_the_end
 from tests.harness.meddling import meddling
+from tests.harness.postgres import Postgres, postgres
 from tests.harness.processes import StartRecon
 from tests.harness.shop import driving
 
@@ -97,3 +101,32 @@ async def test_a_copy_is_exact(lane: bool, processes: int, start_recon: StartRec
 
     assert len(await identities_of(database_url)) > 100
     await expect_exact(copies, database_url)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """A PostgreSQL of these tests."""
+    # Not in pytest's folder, which pytest closes to other users: the server may run as another user.
+    with tempfile.TemporaryDirectory(prefix="recon-feed-") as folder, postgres(Path(folder)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", ["kill -9 before COMMIT", "kill -9 after COMMIT", "the database crashes"])
+async def test_a_copy_survives(name: str, server: Postgres, tmp_path: Path) -> None:
+    """After a fault the consumer goes on where it was, and its copy is exact."""
+    async with fleet(server, tmp_path) as recons:
+        url = recons.database_url
+        async with (
+            following(recons.urls) as copies,
+            meddling(recons.urls, url) as done,
+            driving(recons.urls, clients=8) as history,
+        ):
+            await history.reached(400)
+            before = [copy.after for copy in copies]
+            await FAULTS[name](recons, history)
+            await until_recovered(recons.urls)
+            await history.reached(history.acknowledged + 400)
+
+        assert all(copy.after > after > 0 for copy, after in zip(copies, before, strict=True))
+        assert done
+        await expect_exact(copies, url)
