@@ -56,16 +56,16 @@ async def _print(feed: "Changes[Page]", after: int, show: Print, *, follow: bool
     """Print pages up to the end of the feed or, to follow it, for ever. While the database is away, wait for it."""
     from recon.identities.changes import MOST_WAIT
 
-    is_first = True
+    wait = 0  # until the end is reached: requests that wait share a part of the time
     while True:
         try:
-            page = await feed.page(after, _PAGE, MOST_WAIT if follow and not is_first else 0)
+            page = await feed.page(after, _PAGE, wait)
         except Unavailable:
             if not follow:
                 raise
             await asyncio.sleep(_RETRY)
             continue
-        is_first = False
+        wait = 0 if page.more and page.entries else MOST_WAIT
         if page.entries or not follow:
             show(page)
         after = page.next

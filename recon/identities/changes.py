@@ -27,10 +27,10 @@ _MOST_UNSETTLED = 1000
 # Contacts that the identities of a page have together, about: encoding them takes 10 ms.
 _MOST_CONTACTS = 10_000
 # Seconds between two looks for new positions, while readers wait.
-_EVERY = 0.02
-# What a busy process spends on readers that wait: after each round it rests so many times as long as the round took, at
-# most so many seconds. It is busy if the event loop works for more than this part of the time.
-_REST, _LONGEST_REST, _BUSY = 19, 2.0, 0.25
+_EVERY = 0.05
+# What a process spends on readers that wait, a fortieth of its time: after each round it rests so many times as long
+# as the round took, at most so many seconds.
+_REST, _LONGEST_REST = 39, 2.0
 
 T = TypeVar("T")
 
@@ -56,8 +56,8 @@ class Changes(Generic[T]):
     """Answers with pages of the change feed.
 
     The requests of a process share its looks at the database, and pages after the same position: a round answers all
-    that have come since the last one. While requests wait, rounds go on; they are a small part of the time of a process
-    that is busy.
+    that have come since the last one. While requests wait, rounds go on, for a small part of the time of the process. A
+    request that does not wait begins a round at once.
 
     Parameters
     ----------
@@ -72,8 +72,7 @@ class Changes(Generic[T]):
         self._limit = limit
         self._readers: set[_Reader] = set()
         self._is_running = False
-        self._came, self._urgent = asyncio.Event(), asyncio.Event()  # set when a request comes; one that does not wait
-        self._is_busy = False  # whether the event loop was when that was found out last
+        self._urgent = asyncio.Event()  # set when a request comes that does not wait
         # The highest position at which a page ended with a contact or an event. That is committed, so a crash of
         # PostgreSQL does not make it draw the position again, as it may do with others.
         self._settled = 0
@@ -88,7 +87,6 @@ class Changes(Generic[T]):
             raise Overloaded
         reader = _Reader(after, limit, time.monotonic() + wait, after)
         self._readers.add(reader)
-        self._came.set()
         if not wait:
             self._urgent.set()
         if not self._is_running:
@@ -103,7 +101,6 @@ class Changes(Generic[T]):
         """Rounds, as long as there are readers."""
         try:
             while self._readers:
-                self._came.clear()
                 self._urgent.clear()
                 took = await self._round([*self._readers])
                 answered = time.thread_time()
@@ -172,22 +169,10 @@ class Changes(Generic[T]):
                     reader.page.set_result(answer)
 
     async def _rest(self, took: float) -> None:
-        """Leave the event loop to others until the next request comes, or for longer if they keep it busy.
-
-        A request that does not wait ends the rest in any case.
-        """
-        until = time.monotonic() + min(_LONGEST_REST, took * _REST)
-        while not self._urgent.is_set():
-            came = self._urgent if self._is_busy else self._came
-            worked, started = time.thread_time(), time.monotonic()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY):
-                    await came.wait()
-            now = time.monotonic()
-            if now - started >= _EVERY:  # less would tell nothing
-                self._is_busy = time.thread_time() - worked > (now - started) * _BUSY
-            if came.is_set() or not self._is_busy or now >= until:
-                break
+        """Leave the process to others until the next round, or until a request comes that does not wait."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(_EVERY, min(_LONGEST_REST, took * _REST))):
+                await self._urgent.wait()
 
 
 def _is_over(reader: _Reader) -> bool:

@@ -10,6 +10,7 @@ from recon.database.definitions import PARTS, SCHEMA, TABLES, missing_parts
 from recon.database.transactions import Database
 from recon.database.upgrade import apply_schema_to
 from recon.errors import SchemaMismatch, Unavailable
+from recon.sql import invariants
 from tests.database.test_roles import serving_role
 from tests.harness.databases import execute, fetch
 from tests.harness.processes import MakeClient, recon
@@ -205,6 +206,33 @@ async def test_ids_that_were_imported_explicitly(
     assert await ask("imported 7") == 7
     assert "below the id 1000; `recon schema --apply` moves it" in checked.stdout
     assert recon("check", "--database-url", database_url).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "reported"), [("CACHE 10", "CACHE 10"), ("INCREMENT -1 MINVALUE -9", "INCREMENT -1"), ("CYCLE", "CYCLE")]
+)
+async def test_a_sequence_that_the_change_feed_cannot_follow(option: str, reported: str, database_url: str) -> None:
+    """`recon check` reports settings of the sequence by which positions are drawn out of order."""
+    await execute(database_url, f"ALTER SEQUENCE contact_id_seq {option}")
+
+    violations, _ = await invariants.check(database_url)
+
+    [violation] = violations
+    assert violation.startswith(
+        f"ids: the sequence of contact.id has {reported}, so the change feed can miss contacts;"
+    )
+
+
+async def test_ids_before_the_first_position(database_url: str) -> None:
+    """`recon check` reports ids that no page of the change feed has."""
+    await execute(database_url, "INSERT INTO contact (id, email) VALUES (0, 'a'), (-7, 'b'), (1, 'c')")
+    await execute(database_url, "SELECT nextval('contact_id_seq')")
+
+    violations, _ = await invariants.check(database_url)
+
+    assert violations == [
+        f"ids: contact {each} has an id below 1, so the change feed does not have it" for each in (-7, 0)
+    ]
 
 
 async def test_the_sequence_is_moved_by_hand(database_url: str) -> None:

@@ -244,30 +244,23 @@ async def test_a_reader_with_a_lock_delays_writers(database_url: str, held: asyn
     await other.close()
 
 
-async def test_a_busy_process(feed: Changes[Page], database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the event loop is busy, requests that wait do so longer; one that does not wait is answered at once."""
+async def test_requests_that_wait_take_turns(
+    feed: Changes[Page], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a round the process leaves requests that wait alone for a while; one that does not wait ends that."""
     monkeypatch.setattr(changes, "_REST", 1e9)
     monkeypatch.setattr(changes, "_LONGEST_REST", 60)
-    over = asyncio.Event()
-
-    async def work() -> None:
-        while not over.is_set():
-            sum(range(10_000))
-            await asyncio.sleep(0)
-
-    busy = asyncio.create_task(work())
-    waiting = asyncio.create_task(feed.page(wait=30))
-    while not feed._is_busy:
-        await asyncio.sleep(0.01)
     await execute(database_url, INSERT.format("a"))
-    await asyncio.sleep(0.2)  # ten times as long as an idle process rests
+    first = asyncio.create_task(feed.page(wait=30))
+    second = asyncio.create_task(feed.page(1, wait=30))
+    assert (await first).next == 1
+    await execute(database_url, INSERT.format("b"))
+    await asyncio.sleep(10 * changes._EVERY)
 
-    assert not waiting.done()
-    page = await feed.page()
-    assert [entry.id for entry in page.entries] == [1]
-    assert await waiting is not None
-    over.set()
-    await busy
+    assert not second.done()
+    page = await feed.page(1)
+    assert [entry.id for entry in page.entries] == [2]
+    assert await second == page
 
 
 def test_prepared_transactions() -> None:
