@@ -42,7 +42,8 @@ quick: .venv/dev  ## Run the tests that need less than a minute, on the embedded
 # What `make coverage` leaves out: it needs to be run only once, whatever the server, since it brings a PostgreSQL of its
 # own or needs none; and there are figures in it that measuring would change: of time, of memory, of files.
 UNMEASURED := tests/cluster tests/project tests/database/test_other_users.py \
-	$(patsubst %,tests/reliability/test_%.py,crowds faults fuzz history_orders overload soak steward_faults)
+	$(patsubst %,tests/reliability/test_%.py,batches crowds faults feed fuzz history_orders overload soak \
+	steward_faults)
 # Packages of which every line and branch is tested. The rest starts programs and meets failures of the system.
 COMPLETE := recon/identities/*,recon/rules/*,recon/sql/*
 coverage: .venv/dev  ## Run most of the test suite, measure its coverage of recon/, and fail if that is too low

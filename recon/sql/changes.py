@@ -6,11 +6,12 @@ from recon.database.transactions import Connection
 from recon.rules.journal import Event, Record
 from recon.sql.journal import EVENT_COLUMNS, RECORD_COLUMNS, event_of
 
-# The transactions that hold the lock of a writer on `contact`: those of sessions, and those that are prepared for a
-# commit in two phases, which get another name when they are. To look at the locks takes none.
+# The transactions that hold the lock of a writer on `contact`, or a stronger one: those of sessions, and those that are
+# prepared for a commit in two phases, which get another name when they are. To look at the locks takes none.
 FETCH_WRITERS = """
 SELECT DISTINCT virtualtransaction FROM pg_locks
-WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted AND relation = 'contact'::regclass
+WHERE locktype = 'relation' AND granted AND relation = 'contact'::regclass
+    AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 _PREPARED = "-1/"  # how the names of prepared transactions begin
