@@ -1,6 +1,5 @@
 """Normal forms and keys."""
 
-import re
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -23,11 +22,8 @@ from recon.rules.identifiers import (
     regional_key,
 )
 from recon.sql.invariants import check
-from tests.harness import ROOT
 from tests.harness.databases import at_database, execute, fetch
-from tests.harness.processes import MakeClient
-
-DOCS = ROOT / "docs"
+from tests.harness.processes import MakeClient, recon
 
 
 @pytest.mark.parametrize(
@@ -220,8 +216,7 @@ async def test_the_locale_of_the_database_changes_no_key(locale: str, server_url
 
 
 async def test_rows_under_older_match_keys(database_url: str) -> None:
-    """The statements of docs/operations.md give such rows the match keys of today."""
-    [statements] = re.findall(r"```sql\n(BEGIN;.*?)```", (DOCS / "operations.md").read_text(), flags=re.DOTALL)
+    """`recon rekey` gives such rows the match keys of today."""
     await execute(
         database_url,
         "UPDATE setting SET default_region = 'US'",
@@ -231,7 +226,7 @@ async def test_rows_under_older_match_keys(database_url: str) -> None:
     )
     before, _ = await check(database_url, "US")
 
-    await execute(database_url, statements)
+    assert recon("rekey", "--yes", "--default-region", "US", "--database-url", database_url).returncode == 0
 
     after, _ = await check(database_url, "US")
     assert (len(before), after) == (3, [])
