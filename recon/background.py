@@ -57,5 +57,5 @@ def _ended(task: "asyncio.Task[None]") -> None:
     _running.discard(task)
     if task.cancelled():
         return
-    if (error := task.exception()) is not None:
+    if isinstance(error := task.exception(), Exception):  # others, such as SystemExit, end the event loop
         log.error("the background task %r failed", task.get_name(), exc_info=error)

@@ -230,3 +230,20 @@ async def test_the_wait_for_the_database(
         async with asyncio.timeout(20):
             while not database._ready:
                 await asyncio.sleep(0.01)
+
+
+async def test_what_ends_the_process_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """A signal's SystemExit may arrive in any task: the event loop raises it."""
+
+    async def interrupted() -> None:
+        raise SystemExit(130)
+
+    def run() -> None:
+        async def main() -> None:
+            await run_once("the work", interrupted())
+
+        asyncio.run(main())
+
+    with pytest.raises(SystemExit):
+        await asyncio.to_thread(run)
+    assert not [record for record in caplog.records if "failed" in record.message]

@@ -152,6 +152,10 @@ async def test_a_chunk_that_waits_for_the_database(database_url: str) -> None:
         async with asyncio.timeout(10):  # the transaction goes on: here it commits
             while not await fetch(database_url, "SELECT FROM contact"):
                 await asyncio.sleep(0.01)
+        await execute(database_url, "DROP TRIGGER wait ON contact")
+        assert reasons(await Course(chunks).answer([said("next")])) == [
+            Reason.CREATED
+        ]  # after the end of the other one
 
 
 async def test_large_identities_are_apart_from_small_ones(database_url: str) -> None:
