@@ -287,3 +287,25 @@ async def test_a_restored_database(feed: Changes[Page], database_url: str, monke
         await connection.close()
 
     assert ([entry.id for entry in page.entries], page.next) == ([], 0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_reader_that_leaves_while_its_page_is_made(fails: bool, database: Database, database_url: str) -> None:
+    """The others that share the page get it, or what went wrong."""
+    await execute(database_url, INSERT.format("a"))
+
+    def encode(page: Page) -> Page:
+        leaving.cancel()
+        if fails:
+            raise ValueError("made up")
+        return page
+
+    feed = Changes(database, encode)
+    leaving, staying = (asyncio.create_task(feed.page()) for _ in range(2))
+    await asyncio.wait([leaving, staying])
+
+    assert leaving.cancelled()
+    if fails:
+        assert str(staying.exception()) == "made up"
+    else:
+        assert len((await staying).entries) == 1

@@ -197,6 +197,22 @@ async def test_one_key_at_the_same_time(database_url: str) -> None:
     assert len(await fetch(database_url, "SELECT FROM event WHERE kind = 'linked'")) == 1
 
 
+async def test_one_key_between_plan_and_write(database_url: str) -> None:
+    """The same request is made while this one has its plan: it gets the first result."""
+    terms = Terms(key="k", request=b"r")
+    async with opened(database_url) as database:
+        await prepare(database)
+        corrections = Corrections(database, SECONDS)
+        first: list[Any] = []
+
+        async def make_it() -> None:
+            first.append(await corrections.make(Link(1, 4), terms, decided))
+
+        again = await corrections.make(Interrupted(Link(1, 4), make_it), terms, decided)
+
+    assert again == {**first[0], "repeated": True}
+
+
 async def test_an_identity_that_changes_all_the_time(database_url: str) -> None:
     """After four plans the correction gives up, and has changed nothing."""
     async with opened(database_url) as database:

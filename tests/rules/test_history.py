@@ -226,6 +226,14 @@ SEPARATED: dict[str, list[Step]] = {
         ("request", ("a", "1")), ("request", ("c", "2")), ("request", (None, "4")), ("edit", 20, ("a", "4"), False),
         ("request", ("a", "2")), ("block", ("email", "a")),
     ],
+    "contacts that one split took out of their identity": [
+        ("request", (None, "4")), ("request", ("e", "3")), ("link", 6, 17), ("request", ("c", "3")),
+        ("split", 18, 49365, False),
+    ],
+    "a block of what an edit left": [
+        ("insert", ("d", "5")), ("request", ("d", "3")), ("request", ("a", "5")), ("edit", 0, ("a", "1"), True),
+        ("block", ("email", "a")),
+    ],
     "a guard that takes away what an edit brought": [
         ("block", ("phoneNumber", "1")), ("request", ("a", None)), ("edit", 16, ("e", "1"), False),
         ("request", ("e", "5")),
