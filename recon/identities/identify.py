@@ -13,7 +13,7 @@ from recon.identities.contention import Held
 from recon.rules.clusters import Cluster, Clusters, Identity, consolidate
 from recon.rules.guards import Cause, Digest, Kind
 from recon.rules.identifiers import Identifiers
-from recon.rules.reconcile import Pair, Plan, Reason, Withheld, judge
+from recon.rules.reconcile import Pair, Plan, Reason, Withheld, partly_known
 from recon.sql import contacts as sql
 from recon.sql import guards
 
@@ -55,6 +55,9 @@ Answer: TypeAlias = bytes | Partial
 
 class Refused(NamedTuple):
     """Instead of an answer: all that the request has are values that identify nobody."""
+
+
+_REFUSED = Refused()
 
 
 class Large(NamedTuple):
@@ -228,21 +231,43 @@ class Identify:
         """
         encoded: dict[Cluster, bytes] = {}
         outcomes: list[Outcome] = []
-        unrecorded: dict[int, Pair] = {}
-        for place, request in enumerate(batch):
-            cluster, withheld = _known_in(request, clusters)
+        partly: dict[int, tuple[Withheld, ...]] = {}  # by the place of the request
+        for request in batch:
+            cluster = clusters.knowing(request)
             if cluster is None:
-                if in_order and not withheld:
+                cluster, withheld = partly_known(request, clusters)
+                if withheld:
+                    partly[len(outcomes)] = withheld
+                elif in_order:
                     break
-                outcomes.append(Refused() if withheld else None)
-                continue
+                if cluster is None:
+                    outcomes.append(_REFUSED if withheld else None)
+                    continue
             identity = encoded.get(cluster)
             if identity is None:
                 identity = encoded[cluster] = self._encode(consolidate(cluster.primary, cluster.contacts))
-            outcomes.append(_answer(identity, withheld) if withheld else identity)
-            if withheld and any(each.cause is not Cause.BLOCKED for each in withheld):
-                unrecorded[place] = request.email, request.phone_key
-        if unrecorded:  # rare
+            outcomes.append(identity)
+        if not partly:  # nearly always
+            return outcomes
+        return await self._withheld(batch, outcomes, partly, in_order=in_order)
+
+    async def _withheld(
+        self,
+        batch: Sequence[Identifiers],
+        outcomes: list[Outcome],
+        partly: dict[int, tuple[Withheld, ...]],
+        *,
+        in_order: bool,
+    ) -> list[Outcome]:
+        """The outcomes with what is withheld, and without those that the review list does not have yet."""
+        unrecorded: dict[int, Pair] = {}
+        for place, withheld in partly.items():
+            outcome = outcomes[place]
+            if isinstance(outcome, bytes):
+                outcomes[place] = _answer(outcome, withheld)
+            if any(each.cause is not Cause.BLOCKED for each in withheld):
+                unrecorded[place] = batch[place].email, batch[place].phone_key
+        if unrecorded:
             await self._leave_unrecorded(outcomes, unrecorded)
             if in_order:
                 outcomes = outcomes[: outcomes.index(None) if None in outcomes else None]
@@ -262,32 +287,19 @@ class Identify:
         identities = plan.identities()
         distinct = {id(identity): identity for identity in identities if identity is not None}
         encoded = {key: self._encode(identity) for key, identity in distinct.items()}
-        outcomes: list[Outcome] = [encoded.get(id(identity), Refused()) for identity in identities]
-        for place, decision in enumerate(plan.decisions):
-            if decision.withheld and decision.primary is not None:
-                outcomes[place] = _answer(encoded[id(identities[place])], decision.withheld)
-        _count_withheld(outcomes)
+        outcomes: list[Outcome] = [encoded.get(id(identity), _REFUSED) for identity in identities]
+        partly = [place for place, decision in enumerate(plan.decisions) if decision.withheld]
+        for place in partly:
+            outcome = outcomes[place]
+            if isinstance(outcome, bytes):
+                outcomes[place] = _answer(outcome, plan.decisions[place].withheld)
+        if partly:
+            _count_withheld(outcomes)
         return outcomes
 
     async def wait_for(self, row: int) -> None:
         """Return when no other session holds this row any more; raises RowsHeld after a second."""
         await self._database.wait(lambda connection: sql.wait_for_row(connection, row))
-
-
-def _known_in(request: Identifiers, clusters: Clusters) -> tuple[Cluster | None, tuple[Withheld, ...]]:
-    """The cluster that has all that the guards leave of a request, and what they withhold.
-
-    No cluster: the request changes something or, if anything is withheld, nothing is left of it.
-    """
-    if not clusters.guards.blocks(request):
-        cluster = clusters.knowing(request)
-        if cluster is not None:  # nearly always
-            return cluster, ()
-    verdict = judge(request, clusters)
-    if verdict.request.email is None and verdict.request.phone_key is None:
-        return None, verdict.withheld
-    cluster = verdict.known_in()
-    return (None, ()) if cluster is None else (cluster, verdict.withheld)
 
 
 def _unchanged(outcome: Outcome) -> Applied:

@@ -236,7 +236,12 @@ class Clusters:
         return (by_email and by_email.current(), by_phone and by_phone.current())
 
     def knowing(self, request: Identifiers) -> Cluster | None:
-        """The one cluster that already holds all that the request says and needs no mending, if any."""
+        """The one cluster that already holds all that the request says and needs no mending, if any.
+
+        None for a request with a blocked value.
+        """
+        if self.guards.blocked and self.guards.blocks(request):
+            return None
         by_email, by_phone = self.of(request)
         if request.email is None:
             cluster = by_phone

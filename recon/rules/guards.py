@@ -19,6 +19,7 @@ COMMON = frozenset(
     | {"unknown", "unspecified", "anonymous", "guest", "no email", "no phone", "object object", "[object object]"}
 )
 _FEWEST_ZEROS = 6  # digits of a phone number of zeros alone from which on it is blocked
+_ORDINARY = frozenset("abcdefghijklmnopqrstuvwxyz123456789")  # what nearly every email and match key begins with
 
 
 class Cause(StrEnum):
@@ -89,6 +90,12 @@ def is_common(kind: Kind, key: str) -> bool:
     return key in COMMON or not (key[:1].isalnum() or any(map(str.isalnum, key)))
 
 
+def common_among(kind: Kind, keys: Collection[str]) -> list[str]:
+    """The match keys among these that recon's own list has; every request's go through here."""
+    unusual = [key for key in keys if key[:1] not in _ORDINARY]
+    return [*COMMON.intersection(keys).difference(unusual), *(key for key in unusual if is_common(kind, key))]
+
+
 @dataclass(slots=True)
 class Guards:
     """The settings of the database, and the blocked values that matter to a batch. Without arguments: no guards.
@@ -97,7 +104,8 @@ class Guards:
     ----------
     max_emails, max_phones : the most that requests give an identity; 0 for no limit.
     block_common : whether recon's own list is in use.
-    blocked : the values that a steward blocked, or suppressed at an erasure, among those of the batch.
+    blocked : the values of the batch that identify nobody: recon's own list has them, if that is in use, or a steward
+        blocked them, or suppressed them at an erasure.
     region : the default region by which the stored match keys were derived; None for none.
     """
 
@@ -108,12 +116,10 @@ class Guards:
     region: str | None = None
 
     def blocks_value(self, kind: Kind, key: str) -> bool:
-        """Tell whether a value identifies nobody."""
+        """Tell whether a value identifies nobody; of those that are not the batch's, only recon's own list counts."""
         return (self.block_common and is_common(kind, key)) or (kind, key) in self.blocked
 
     def blocks(self, request: Identifiers) -> bool:
         """Tell whether the request has a value that identifies nobody."""
         email, _, phone_key, _ = request
-        return (email is not None and self.blocks_value("email", email)) or (
-            phone_key is not None and self.blocks_value("phoneNumber", phone_key)
-        )
+        return ("email", email) in self.blocked or ("phoneNumber", phone_key) in self.blocked

@@ -45,26 +45,9 @@ class Withheld(NamedTuple):
     holder: Contact | None
 
 
-class Verdict(NamedTuple):
-    """What the guards leave of a request, and the clusters that hold it.
-
-    Attributes
-    ----------
-    request : without what is withheld; it may be empty.
-    """
-
-    request: Identifiers
-    by_email: Cluster | None
-    by_phone: Cluster | None
-    withheld: tuple[Withheld, ...]
-
-    def known_in(self) -> Cluster | None:
-        """The one cluster that already holds all that is left of the request and needs no mending, if any."""
-        email, _, phone_key, _ = self.request
-        cluster = self.by_phone if email is None else self.by_email
-        if cluster is None or not cluster.settled:
-            return None
-        return cluster if phone_key is None or self.by_phone is cluster else None
+# What the guards leave of a request, which may be nothing; the clusters that hold its email and its phone number; and
+# what is withheld. A plain tuple, as every request that changes something has one, twice.
+Verdict: TypeAlias = tuple[Identifiers, Cluster | None, Cluster | None, tuple[Withheld, ...]]
 
 
 @dataclass(slots=True)
@@ -171,7 +154,7 @@ class Plan:
 def judge(request: Identifiers, clusters: Clusters) -> Verdict:
     """What the guards leave of a request: blocked values are not linked, nor a phone number that may not be."""
     withheld: tuple[Withheld, ...] = ()
-    if clusters.guards.blocks(request):
+    if clusters.guards.blocked and clusters.guards.blocks(request):
         request, withheld = _without_blocked(request, clusters.guards)
     by_email, by_phone = clusters.of(request)
     if by_email is not by_phone and request.email is not None and request.phone_key is not None:
@@ -179,7 +162,23 @@ def judge(request: Identifiers, clusters: Clusters) -> Verdict:
         if cause is not None:
             withheld += (Withheld("phoneNumber", cause, by_phone.primary if by_phone else None),)
             request, by_phone = Identifiers(request.email, None, None, request.source), None
-    return Verdict(request, by_email, by_phone, withheld)
+    return request, by_email, by_phone, withheld
+
+
+def partly_known(request: Identifiers, clusters: Clusters) -> tuple[Cluster | None, tuple[Withheld, ...]]:
+    """The cluster that has all that the guards leave of a request, and what they withhold.
+
+    No cluster: the request changes something or, if anything is withheld, nothing is left of it.
+    """
+    left, by_email, by_phone, withheld = judge(request, clusters)
+    if not withheld:
+        return None, ()
+    if left.email is None and left.phone_key is None:
+        return None, withheld
+    cluster = by_phone if left.email is None else by_email
+    if cluster is None or not cluster.settled or (left.phone_key is not None and by_phone is not cluster):
+        return None, ()
+    return cluster, withheld
 
 
 def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = math.inf) -> Plan:

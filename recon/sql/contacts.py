@@ -8,7 +8,7 @@ from typing import Any
 from recon.database.transactions import Connection
 from recon.rules.clusters import Clusters, Contact
 from recon.rules.digests import DIGEST_OF
-from recon.rules.guards import Digest, Guards, Value, Values, is_common
+from recon.rules.guards import Digest, Guards, Value, Values, common_among
 from recon.rules.identifiers import Identifiers
 from recon.rules.reconcile import Entry, Plan
 from recon.sql.guards import lose, mark
@@ -179,15 +179,20 @@ async def _clusters(
     emails = {request.email for request in batch if request.email is not None}
     phone_keys = {request.phone_key for request in batch if request.phone_key is not None}
     digests = {} if digest is None else _digests(digest, emails, phone_keys)
-    common_emails = {email for email in emails if is_common("email", email)}
-    common_phones = {key for key in phone_keys if is_common("phoneNumber", key)}
-    # Thousands of identities may still have a value that is blocked since: it leads to none of them.
-    less = list(emails - common_emails), list(phone_keys - common_phones)
+    common: Values = frozenset()
+    common_emails, common_phones = common_among("email", emails), common_among("phoneNumber", phone_keys)
+    less = list(emails), list(phone_keys)
+    if common_emails or common_phones:
+        # Thousands of identities may still have a value that is blocked since: it leads to none of them.
+        common = frozenset(_values(common_emails, common_phones))
+        less = list(emails.difference(common_emails)), list(phone_keys.difference(common_phones))
     rows = await connection.fetch(statement, *less, list(digests))
     guards = _guards(rows, digests)
-    if (common_emails or common_phones) and not guards.block_common:
+    if common and not guards.block_common:
         rows = await connection.fetch(statement, list(emails), list(phone_keys), list(digests))
         guards = _guards(rows, digests)
+    if guards.block_common:
+        guards.blocked |= common
     if blocked:
         guards.blocked |= blocked
     return Clusters([Contact(rank, *row) for rank, row in enumerate(rows)], guards)
@@ -195,9 +200,11 @@ async def _clusters(
 
 def _digests(digest: Digest, emails: Iterable[str], phone_keys: Iterable[str]) -> dict[str, Value]:
     """The identifiers by their digests."""
-    values: list[Value] = [("email", email) for email in emails]
-    values += [("phoneNumber", key) for key in phone_keys]
-    return {digest(value): value for value in values}
+    return {digest(value): value for value in _values(emails, phone_keys)}
+
+
+def _values(emails: Iterable[str], phone_keys: Iterable[str]) -> list[Value]:
+    return [*(("email", email) for email in emails), *(("phoneNumber", key) for key in phone_keys)]
 
 
 def _guards(rows: list[Any], digests: Mapping[str, Value]) -> Guards:
@@ -305,8 +312,8 @@ async def change_contacts(connection: Connection, plan: Plan) -> None:
     # Ids were drawn in the order of the contacts, whatever order the rows come back in.
     for contact, new_id in zip(contacts, sorted(row["id"] for row in rows), strict=True):
         contact.id = new_id
-    if any(contact.apart for contact in contacts):
-        await mark(connection, [contact for contact in contacts if contact.apart])
+    if marked := [contact for contact in contacts if contact.apart]:
+        await mark(connection, marked)
 
 
 def _places(plan: Plan) -> Sequence[int]:

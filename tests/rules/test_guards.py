@@ -11,7 +11,7 @@ from recon.rules.clusters import Clusters, Contact
 from recon.rules.guards import COMMON, Cause, Guards, Mark, freed_pairs, is_common, marks_of, opposed
 from recon.rules.identifiers import Identifiers, normal_email, normal_phone, plain_key
 from recon.rules.journal import Kind
-from recon.rules.reconcile import Plan, Reason, decide, judge
+from recon.rules.reconcile import Plan, Reason, decide, partly_known
 
 APART_0, APART_1 = [[31, 0, 0]], [[31, 0, 1]]
 
@@ -75,7 +75,8 @@ def test_other_values(kind: Any, key: str) -> None:
 
 def test_a_blocked_value_is_as_if_it_had_not_been_sent() -> None:
     """The rest of the request is linked; a request of which nothing is left is refused, and stores nothing."""
-    guards = Guards(block_common=True, blocked=frozenset({("phoneNumber", "911")}))
+    blocked = {("phoneNumber", "911"), ("email", "null"), ("phoneNumber", "n/a")}
+    guards = Guards(blocked=frozenset(blocked))  # type: ignore[arg-type] # literals
     clusters = Clusters([row(1, "a", "1")], guards)
 
     plan = decide([said("b", "911"), said("null", "1"), said("c", "n/a"), said("null", "911"), said("b")], clusters)
@@ -93,7 +94,9 @@ def test_a_blocked_value_is_as_if_it_had_not_been_sent() -> None:
 
 def test_a_refused_request_has_no_identity() -> None:
     """The others of its batch have theirs."""
-    plan = decide([said("null"), said("a")], Clusters([row(1, "a", "1")], Guards(block_common=True)))
+    plan = decide(
+        [said("null"), said("a")], Clusters([row(1, "a", "1")], Guards(blocked=frozenset({("email", "null")})))
+    )
 
     refused, known = plan.identities()
     assert refused is None
@@ -276,9 +279,14 @@ def test_a_verdict_leaves_the_clusters_as_they_are() -> None:
     rows = [row(1, "a", "1", apart=APART_0), row(2, "b", "2", apart=APART_1), row(3, "c", "3")]
     clusters = Clusters([replace(each) for each in rows])
 
-    known = [judge(request, clusters).known_in() for request in (said("a", "2"), said("a", "3"), said("c"), said("d"))]
+    known = [partly_known(request, clusters) for request in (said("a", "2"), said("a", "3"), said("b", "1"), said("d"))]
 
-    assert [cluster and cluster.root for cluster in known] == [1, None, 3, None]
+    assert [(cluster and cluster.root, len(withheld)) for cluster, withheld in known] == [
+        (1, 1),
+        (None, 0),
+        (2, 1),
+        (None, 0),
+    ]
     assert [list(cluster.contacts) for cluster in clusters.all] == [[each] for each in rows]
 
 
