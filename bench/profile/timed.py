@@ -54,7 +54,12 @@ now = time.perf_counter  # the same clock in all processes, so another process k
 
 def step_of(statement: str) -> str | None:
     """Return the step that a statement belongs to, as recon sends it or as PostgreSQL logs it."""
-    known = {sql.FETCH_SMALL_CLUSTERS: FETCH, sql.LOCK_CLUSTERS: LOCK, sql.CHANGE_CONTACTS: CHANGE}
+    known = {
+        sql.FETCH_SMALL_CLUSTERS: FETCH,
+        sql.LOCK_CLUSTERS: LOCK,
+        sql.INSERT_CONTACTS: CHANGE,
+        sql.CHANGE_CONTACTS: CHANGE,
+    }
     words = statement.split()
     for text, step in known.items():
         if text.split() == words:

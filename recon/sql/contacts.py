@@ -220,25 +220,13 @@ def _guards(rows: list[Any], digests: Mapping[str, Value]) -> Guards:
     return Guards(max_emails, max_phones, bool(block_common), frozenset(blocked), region)
 
 
-# All that a batch changes. First its new contacts: a secondary's primary may be a row of the same statement
-# ($5: its place there, from 1), so ids are drawn beforehand. No row is dated before the newest that it was
-# decided upon ($7): clocks get set back, and a standby's may be behind, but the primary must stay the oldest.
-# Then its merges: every row of the cluster at a root ($8), dead ones too, points at that root's new primary
-# ($9) from now on, which may be one of those rows, when the old primary is gone.
-_LINK = """
-        (linked_id, link_precedence, updated_at) = (
-            SELECT nullif(primary_id, contact.id),
-                CASE primary_id WHEN contact.id THEN 'primary' ELSE 'secondary' END, statement_timestamp()
-            FROM merge WHERE root = coalesce(contact.linked_id, contact.id)
-        )"""
+# The new contacts of a batch. A secondary's primary may be a row of the same statement ($5: its place there, from 1),
+# so ids are drawn beforehand. No row is dated before the newest that it was decided upon ($7): clocks get set back, and
+# a standby's may be behind, but the primary must stay the oldest.
 _DRAW = "nextval((SELECT pg_get_serial_sequence('contact', 'id')::regclass))"
 _NOW = "greatest(statement_timestamp(), (SELECT created_at FROM contact WHERE id = $7::bigint)) AS now"
 _NEW = "$1::text[], $2::text[], $3::text[], $4::bigint[], $5::int[], $6::text[]"
-_CHANGE = f"""
-WITH {{drawn}},
-    merge AS MATERIALIZED (SELECT * FROM unnest($8::bigint[], $9::bigint[]) AS pair (root, primary_id)),
-    relinked_root AS (UPDATE contact SET {_LINK} WHERE id = ANY ($8::bigint[])),
-    relinked_rest AS (UPDATE contact SET {_LINK} WHERE linked_id = ANY ($8::bigint[]))
+_INSERT = """
 INSERT INTO contact (id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at, source)
 SELECT new.id, email, phone_number, phone_key, primary_id,
     CASE WHEN primary_id IS NULL THEN 'primary' ELSE 'secondary' END, batch.now, batch.now, source
@@ -246,21 +234,27 @@ FROM batch, new, LATERAL (SELECT coalesce(new.linked_id, batch.ids[new.linked_pl
 ORDER BY place
 RETURNING id
 """
-CHANGE_CONTACTS = _CHANGE.format(
-    drawn=f"""
-    new AS MATERIALIZED (
+INSERT_CONTACTS = f"""
+WITH new AS MATERIALIZED (
         SELECT given.*, {_DRAW} AS id
         FROM unnest({_NEW}) WITH ORDINALITY
             AS given (email, phone_number, phone_key, linked_id, linked_place, source, place)
     ),
-    batch AS MATERIALIZED (SELECT array_agg(id ORDER BY place) AS ids, {_NOW} FROM new)"""
-)
-# The same with events. Contacts and events draw their ids as one list, in decision order: $10 and $11 are their places
-# in it. An event also names contacts that have no ids yet by their places. It is a form of its own, because an empty
-# list of events costs a batch of one request 14 %.
-CHANGE_AND_RECORD = _CHANGE.format(
-    drawn=f"""
-    drawn AS MATERIALIZED (
+    batch AS MATERIALIZED (SELECT array_agg(id ORDER BY place) AS ids, {_NOW} FROM new)
+{_INSERT}"""
+# The same with events and merges: every row of the cluster at a root ($8), dead ones too, points at that root's new
+# primary ($9) from now on, which may be one of those rows, when the old primary is gone. Contacts and events draw their
+# ids as one list, in decision order: $10 and $11 are their places in it. An event also names contacts that have no ids
+# yet by their places. It is a form of its own, because nearly no batch of new customers has any, and the empty lists
+# cost such a batch of one request 14 %.
+_LINK = """
+        (linked_id, link_precedence, updated_at) = (
+            SELECT nullif(primary_id, contact.id),
+                CASE primary_id WHEN contact.id THEN 'primary' ELSE 'secondary' END, statement_timestamp()
+            FROM merge WHERE root = coalesce(contact.linked_id, contact.id)
+        )"""
+CHANGE_CONTACTS = f"""
+WITH drawn AS MATERIALIZED (
         SELECT place, {_DRAW} AS id FROM generate_series(1, cardinality($10::int[]) + cardinality($11::int[])) AS place
     ),
     batch AS MATERIALIZED (SELECT array_agg(id ORDER BY place) AS ids, {_NOW} FROM drawn),
@@ -280,8 +274,11 @@ CHANGE_AND_RECORD = _CHANGE.format(
             place, kind, primary_id, primary_place, other_id, other_place,
             email, phone_number, phone_key, source, detail
         )
-    )"""
-)
+    ),
+    merge AS MATERIALIZED (SELECT * FROM unnest($8::bigint[], $9::bigint[]) AS pair (root, primary_id)),
+    relinked_root AS (UPDATE contact SET {_LINK} WHERE id = ANY ($8::bigint[])),
+    relinked_rest AS (UPDATE contact SET {_LINK} WHERE linked_id = ANY ($8::bigint[]))
+{_INSERT}"""
 
 
 async def change_contacts(connection: Connection, plan: Plan) -> None:
@@ -302,13 +299,12 @@ async def change_contacts(connection: Connection, plan: Plan) -> None:
         ],
         [contact.source for contact in contacts],
         plan.newest and plan.newest.id,
-        [root for root, _ in plan.relinks],
-        [primary for _, primary in plan.relinks],
     ]
-    if plan.events:
-        rows = await connection.fetch(CHANGE_AND_RECORD, *arguments, places, *_columns(plan.events, place_of))
+    if plan.events:  # every merge is one
+        relinks = [root for root, _ in plan.relinks], [primary for _, primary in plan.relinks]
+        rows = await connection.fetch(CHANGE_CONTACTS, *arguments, *relinks, places, *_columns(plan.events, place_of))
     else:
-        rows = await connection.fetch(CHANGE_CONTACTS, *arguments)
+        rows = await connection.fetch(INSERT_CONTACTS, *arguments)
     # Ids were drawn in the order of the contacts, whatever order the rows come back in.
     for contact, new_id in zip(contacts, sorted(row["id"] for row in rows), strict=True):
         contact.id = new_id

@@ -44,8 +44,8 @@ STATEMENTS: dict[str, tuple[str, list[Any]]] = {
     "lock free": (sql.LOCK_FREE_ROWS, [[*range(BATCH)]]),
     "wait": (sql.WAIT_FOR_ROW, [1]),
     "lock": (sql.LOCK_CLUSTERS, _ASKED),
-    "change": (
-        sql.CHANGE_CONTACTS,
+    "insert": (
+        sql.INSERT_CONTACTS,
         [
             [f"new{n}@example.org" for n in range(BATCH)],
             [f"new{n}" for n in range(BATCH)],
@@ -54,8 +54,6 @@ STATEMENTS: dict[str, tuple[str, list[Any]]] = {
             [None if n == 0 else 1 for n in range(BATCH)],
             [None] * BATCH,
             1,
-            [6, 11, 16],
-            [1, 1, 1],
         ],
     ),
 }
@@ -82,7 +80,7 @@ STATEMENTS |= {
     "withheld": (review.FETCH_WITHHELD, [0, 100]),
     "withheld about": (review.FETCH_WITHHELD_ABOUT, [4]),
 }
-STATEMENTS["change and record"] = (sql.CHANGE_AND_RECORD, [*STATEMENTS["change"][1], _NEW, *_MERGES])
+STATEMENTS["change"] = (sql.CHANGE_CONTACTS, [*STATEMENTS["insert"][1], [6, 11, 16], [1, 1, 1], _NEW, *_MERGES])
 
 
 SIZES = [0, 50, 500, 5_000, 100_000]
