@@ -110,7 +110,7 @@ def _before(event: Event, after: Record) -> Record:
     if event.kind is Kind.DELETED:
         old["deleted_at"] = None
     elif "deletedAt" in detail:
-        old["deleted_at"] = datetime.fromisoformat(detail["deletedAt"])
+        old["deleted_at"] = event.at  # the date in the detail may be one that Python has not
     return replace(after, **old)
 
 

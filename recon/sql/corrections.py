@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from recon.database.transactions import Connection
 from recon.rules.journal import Kind
 from recon.sql.contacts import WAIT_FOR_TABLE
+from recon.sql.journal import date_of
 
 
 class State(NamedTuple):
@@ -254,7 +255,9 @@ async def fetch_marks(connection: Connection, roots: Iterable[int]) -> dict[int,
 
 
 # Who decided, when and why.
-FETCH_DECISIONS = "SELECT id, kind, at, source, note FROM event WHERE id = ANY ($1::bigint[]) ORDER BY id"
+FETCH_DECISIONS = f"""
+SELECT id, kind, {date_of("at")}, source, note FROM event WHERE id = ANY ($1::bigint[]) ORDER BY id
+"""
 
 
 async def fetch_decisions(connection: Connection, events: Iterable[int]) -> list[dict[str, Any]]:

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from recon.database.transactions import Connection
 from recon.rules.changes import Change, New, id_of
 
-# What a contact gets besides its own columns comes from the contact that it was made of: who brought it, and its sides.
+# What a contact gets besides its own columns comes from the contact that it was made of: its date, who brought it, and
+# its sides.
 INSERT_CREATED = """
 INSERT INTO contact (
     id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at, source, apart
 )
 SELECT new.id, new.email, new.phone_number, new.phone_key, nullif(new.root, new.id),
-    CASE new.root WHEN new.id THEN 'primary' ELSE 'secondary' END, new.created_at, statement_timestamp(), origin.source,
+    CASE new.root WHEN new.id THEN 'primary' ELSE 'secondary' END, origin.created_at, statement_timestamp(),
+    origin.source,
     CASE WHEN new.marks IS NULL THEN origin.apart ELSE coalesce(origin.apart, '{}') || new.marks::bigint[] END
-FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::text[])
-    AS new (id, email, phone_number, phone_key, root, created_at, origin, marks)
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[])
+    AS new (id, email, phone_number, phone_key, root, origin, marks)
 JOIN contact AS origin ON origin.id = new.origin
 """
 # Each contact once, whatever changes of it: every update of a contact writes it anew, with all its index entries. One
@@ -76,7 +78,6 @@ async def _insert(
             [new.phone_number for new in created],
             [new.phone_key for new in created],
             [roots[new.id] for new in created],
-            [new.created_at for new in created],
             [new.origin for new in created],
             [marks.get(id_of(new)) for new in created],
         )

@@ -9,10 +9,23 @@ from recon.database.transactions import Connection
 from recon.rules.journal import Event, Kind, Record
 from recon.sql.contacts import LARGE
 
-# The columns of contacts and events have the names of the fields, and are selected in their order: so a row is a
-# value's arguments.
-RECORD_COLUMNS = ", ".join(field.name for field in fields(Record))
-EVENT_COLUMNS = ", ".join(field.name for field in fields(Event))
+
+def date_of(column: str) -> str:
+    """The expression that selects a date. PostgreSQL has dates that Python has not, such as infinity: the nearest."""
+    return (
+        f"CASE WHEN {column} > timestamptz '9999-12-31Z' THEN '9999-12-31Z' "
+        f"WHEN {column} < timestamptz '0001-01-01Z' THEN '0001-01-01Z' ELSE {column} END AS {column}"
+    )
+
+
+def _columns_of(value: type[Record | Event]) -> str:
+    """The columns of contacts or events. They have the names of the fields, in their order: a row is its arguments."""
+    names = [field.name for field in fields(value)]
+    return ", ".join(date_of(name) if name in {"created_at", "deleted_at", "at"} else name for name in names)
+
+
+RECORD_COLUMNS = _columns_of(Record)
+EVENT_COLUMNS = _columns_of(Event)
 _KIND, _DETAIL = (EVENT_COLUMNS.split(", ").index(name) for name in ("kind", "detail"))
 _KINDS = {str(kind): kind for kind in Kind}
 
