@@ -10,6 +10,7 @@ from recon.http.responses import ENCODINGS, UTF_8, unsupported_encoding
 from recon.http.unsent import Sender
 
 NDJSON = "application/x-ndjson"
+_MOST = 65_536  # bytes that are split at a time: lines of one byte take 10 ms
 _TYPES = {NDJSON, "application/ndjson", "application/jsonl"}  # none of them is registered, and all are in use
 
 
@@ -46,7 +47,7 @@ class Lines:
 
     Attributes
     ----------
-    number : how many lines were taken, blank ones included.
+    number : how many lines have arrived, blank ones included.
     longest : as given.
     """
 
@@ -54,7 +55,7 @@ class Lines:
         self._content = request.content
         self._protocol = request.protocol if isinstance(request.protocol, Sender) else None
         self.longest = longest
-        self._arrived: list[bytes] = []  # whole lines, the next one last
+        self._arrived: list[Line] = []  # the next one last
         self._incomplete = b""
         self._at_end = False
         self.number = 0
@@ -64,24 +65,11 @@ class Lines:
 
         Raises HTTPBadRequest if the body is malformed or ends early, HTTPRequestTimeout if nothing more arrives.
         """
-        lines: list[Line] = []
-        while not lines:
-            if not self._arrived:
-                if self._at_end:
-                    break
-                self._split(await self._receive())
-            lines = self._next(most)
-        return lines
-
-    def _next(self, most: int) -> list[Line]:
-        lines: list[Line] = []
-        while self._arrived and len(lines) < most:
-            text = self._arrived.pop()
-            self.number += 1
-            if len(text) > self.longest:
-                lines.append(Line(self.number, None))
-            elif not text.isspace() and text:
-                lines.append(Line(self.number, text))
+        while not self._arrived and not self._at_end:
+            self._split(await self._receive())
+        await asyncio.sleep(0)  # other requests get their turn: there may be no more to wait for
+        lines = self._arrived[: -most - 1 : -1]
+        del self._arrived[-most:]
         return lines
 
     def _split(self, data: bytes) -> None:
@@ -90,10 +78,20 @@ class Lines:
         self._incomplete += first[: self.longest + 1 - len(self._incomplete)]
         if others:
             *whole, last = others
-            self._arrived = [*reversed(whole), self._incomplete]
+            self._add([self._incomplete, *whole])
             self._incomplete = last[: self.longest + 1]
         elif self._at_end and self._incomplete:  # the last line needs no end
-            self._arrived = [self._incomplete]
+            self._add([self._incomplete])
+
+    def _add(self, texts: list[bytes]) -> None:
+        """Add lines, without the blank ones: compressed, there can be millions of them in a small body."""
+        self._arrived = [
+            Line(number, text if len(text) <= self.longest else None)
+            for number, text in enumerate(texts, self.number + 1)
+            if text and (len(text) > self.longest or not text.isspace())
+        ]
+        self._arrived.reverse()
+        self.number += len(texts)
 
     async def discard(self, seconds: float) -> None:
         """Read and drop the rest of the body, but not for longer than this.
@@ -111,7 +109,9 @@ class Lines:
         if self._protocol is not None:
             self._protocol.busy = False
         try:
-            return await self._content.readany()
+            # Other requests get their turn: of a compressed body, there may be more for a long time without waiting.
+            await asyncio.sleep(0)
+            return await self._content.read(_MOST)
         except (web.RequestPayloadError, ConnectionError):
             raise web.HTTPBadRequest(text="The body does not match its headers.") from None
         finally:
