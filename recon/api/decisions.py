@@ -329,7 +329,6 @@ _EXPECTED = {
     "literal_error": "must be links or together",
     "string_pattern_mismatch": "must be the state of an earlier answer, such as 31.2",
 }
-_MODELS = {"ByEmail", "ByPhoneNumber", "constrained-str", "constrained-int", "str", "int"}
 
 
 def _field_errors(error: ValidationError, model: type[BaseModel]) -> list[FieldError]:

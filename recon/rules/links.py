@@ -5,7 +5,7 @@ between two identifiers, and cutting a link leaves exactly two parts. Rows writt
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
@@ -202,31 +202,6 @@ def _traced(reached: Mapping[Identifier, tuple[Identifier, Link] | None], end: I
         end, link = step
         links.append(link)
     return links[::-1]
-
-
-def parts_without(records: Iterable[Record], links: Sequence[Link], names: Collection[str]) -> list[set[Identifier]]:
-    """What an identity falls into without the links of these names: the parts, that of the oldest contact first.
-
-    `records` are the identity's live contacts, oldest first, and `links` are all its links. The result has one part if
-    other links still connect everything.
-
-    Raises
-    ------
-    ValueError : the identity has no link of such a name.
-    """
-    unknown = set(names).difference(link.name for link in links)
-    if unknown:
-        raise ValueError(f"the identity has no link {min(unknown)}")
-    sets = DisjointSets[Identifier]()
-    cut = frozenset(names)
-    for link in links:
-        if link.name not in cut:
-            sets.unite(link.joins)
-    parts: dict[Identifier, set[Identifier]] = {}
-    for record in records:
-        for identifier in identifiers_of(record):
-            parts.setdefault(sets.find(identifier), set()).add(identifier)
-    return list(parts.values())
 
 
 def _event_links(events: Iterable[Event], known: set[Identifier]) -> Iterator[_Dated]:

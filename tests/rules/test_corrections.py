@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from recon.rules.changes import Change, New
 from recon.rules.journal import Kind, Record
-from recon.rules.links import Identifier, LinkKind, links_of, parts_without
+from recon.rules.links import Identifier, LinkKind, links_of
 from recon.rules.splits import InvalidParts, NotDivided, block, split_links, split_parts
+from tests.harness.parts import parts_without
 from tests.harness.splitting import Expected, Held, Model, Node, Table, nodes_of, root_of
 
 Step = tuple[Any, ...]

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recon.rules.links import Identifier, identifiers_of, links_of, parts_without, path
+from recon.rules.links import Identifier, identifiers_of, links_of, path
 from recon.rules.past import Absence, as_of
 from tests.harness.chronicle import Chronicle
 from tests.harness.corrected import Corrected
+from tests.harness.parts import parts_without
 
 # Few values, so that they meet often.
 SAID = st.tuples(st.sampled_from([None, *"abcde"]), st.sampled_from([None, *"12345"])).filter(any)

@@ -6,8 +6,9 @@ from time import process_time
 import pytest
 
 from recon.rules.journal import Event, Kind, Record
-from recon.rules.links import Identifier, Link, LinkKind, display_forms, links_of, parts_without, path
+from recon.rules.links import Identifier, Link, LinkKind, display_forms, links_of, path
 from tests.harness.chronicle import contact, entry, time_of
+from tests.harness.parts import parts_without
 
 MANY = 10_000
 
@@ -189,12 +190,6 @@ def test_an_identity_falls_into_what_still_holds_together() -> None:
         {phone("919191")},
         biff,
     ]
-
-
-def test_only_links_of_the_identity_can_be_cut() -> None:
-    """The error names the link."""
-    with pytest.raises(ValueError, match="the identity has no link event:29"):
-        parts_without(GEORGE_AND_BIFF, links_of(GEORGE_AND_BIFF, [THEIR_MERGE]), {"event:28", "event:29"})
 
 
 def test_a_phone_number_is_shown_as_it_was_first_seen() -> None:
