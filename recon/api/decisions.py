@@ -25,11 +25,14 @@ MAX_NOTE = 1000  # characters
 _MOST = 2**31 - 1  # of PostgreSQL's integer
 
 
-def _note(note: str) -> str:
+def valid_note(note: str) -> str:
+    """The note of a correction. Raises ValueError if it is too long or no plain text."""
     if len(note) > MAX_NOTE:
         raise ValueError(f"is longer than {MAX_NOTE} characters")
     if any(character < " " and character not in "\n\t" for character in note):
         raise ValueError("contains control characters")
+    if any("\ud800" <= character <= "\udfff" for character in note):  # of a command line; JSON has none
+        raise ValueError("is not valid UTF-8")
     return note
 
 
@@ -42,7 +45,7 @@ def _given(value: str | None) -> str:
 class _Decision(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    note: Annotated[str, AfterValidator(_note)] | None = Field(
+    note: Annotated[str, AfterValidator(valid_note)] | None = Field(
         default=None,
         description=f"Why: it is stored with the event. At most {MAX_NOTE} characters.",
         json_schema_extra={"pattern": rf"^[^\x00-\x08\x0b-\x1f]{{0,{MAX_NOTE}}}$"},

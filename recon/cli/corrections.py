@@ -98,12 +98,24 @@ class Desk:
         writer.print(*terminal.correction(answer, preview=preview or self.dry_run), sep="\n")
 
 
+def _valid_note(_context: click.Context, _option: click.Parameter, note: str | None) -> str | None:
+    """The note. Raises BadParameter if it is none that the API takes."""
+    if note is not None:
+        from recon.api.decisions import valid_note
+
+        try:
+            return valid_note(note)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+    return None
+
+
 def correcting(command: Command) -> Command:
     """The options that these commands share."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers."),
         click.option("--yes", is_flag=True, help="Do not ask."),
-        click.option("--note", metavar="TEXT", help="Why; the history shows it."),
+        click.option("--note", metavar="TEXT", callback=_valid_note, help="Why; the history shows it."),
         click.option("--dry-run", is_flag=True, help="Show what it would come to, and change nothing."),
     ):
         command = option(command)
@@ -316,5 +328,9 @@ def confirm(number: int) -> None:
 
 def _lines(file: Path) -> list[str]:
     """The values of a file."""
-    lines = (line.partition("#")[0].strip() for line in file.read_text("utf-8").splitlines())
+    try:
+        text = file.read_text("utf-8-sig")  # spreadsheets begin a file with a byte order mark
+    except UnicodeDecodeError:
+        raise click.BadParameter("the file must be text in UTF-8", param_hint="--from") from None
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]

@@ -232,6 +232,7 @@ def _identifiers(email: str | None, phone: str | None, region: str | None) -> "l
     try:
         email = email and normal_email(email)
         phone = phone and normal_phone(phone)
+        (email or phone or "").encode()  # a command line can have bytes that are not UTF-8
     except ValueError:
         return []
     return [Identifiers(email, phone, phone and phone_key_for(region)(phone))] if email or phone else []

@@ -173,6 +173,23 @@ def test_wrong_use(command: tuple[str, ...], message: str) -> None:
     assert message in done.stderr
 
 
+def test_what_is_not_utf_8(story: str, tmp_path: Path) -> None:
+    """A file, a note or a value that is not UTF-8 is refused clearly. A byte order mark is no part of a value."""
+    file = tmp_path / "values.txt"
+    file.write_bytes(b"Gr\xfc\xdfe@hillvalley.edu\n")
+    wrong = ask(story, "block", "--from", str(file), "--yes")
+    file.write_text("test@test.com\n", "utf-8-sig")
+    marked = ask(story, "block", "--from", str(file), "--yes", "--json")
+    note = ask(story, "block", "1234567890", "--yes", "--note", "Gr\udcfc\udcdfe")
+    value = ask(story, "show", "Gr\udcfc\udcdfe@hillvalley.edu")
+
+    assert (wrong.returncode, note.returncode, value.returncode, marked.returncode) == (2, 2, 1, 0)
+    assert "the file must be text in UTF-8" in wrong.stderr
+    assert "Invalid value for '--note': is not valid UTF-8" in note.stderr
+    assert value.stderr.startswith("recon: no contact has 'Gr\\udcfc")
+    assert ask(story, "unblock", "test@test.com", "--yes").stdout.split() == ["event", "5"]
+
+
 def test_what_does_not_divide(story: str) -> None:
     """The links that still connect the identity are named; so is whom nobody knows."""
     done = ask(story, "split", GEORGE, "--link", "contact:9", "--yes")
