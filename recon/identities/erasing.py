@@ -1,5 +1,6 @@
 """The correction that erases an identity: its contacts, and whatever the database says of them."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -116,7 +117,8 @@ class _Search:
         )
         after = await erasure.newest(connection) if erase.has_lane else 0
         search = cls(traces, Quotes(traces, erase.phone_key), after)
-        search.sort(*await erasure.find_traces(connection, traces))
+        # There can be very many notes and keys: meanwhile, the process answers others.
+        await asyncio.to_thread(search.sort, *await erasure.find_traces(connection, traces))
         search.answers = await search.find_answers(connection, search.wiped | search.scrubbed)
         search.withheld = await withheld.find_with_values(connection, traces.values)
         return search
@@ -143,7 +145,8 @@ class _Search:
 
     async def find_answers(self, connection: Connection, events: set[int], after: int = 0) -> set[Answer]:
         """The records of corrections after a position that have traces, in their keys too, or are of these events."""
-        quoting = {each for each in await erasure.find_keys(connection, after) if self.quotes.found_in(each.key)}
+        keys = await erasure.find_keys(connection, after)
+        quoting = await asyncio.to_thread(lambda: {each for each in keys if self.quotes.found_in(each.key)})
         return quoting | await erasure.find_answers(connection, self.traces, events, after)
 
     async def remove(self, connection: Connection) -> int:

@@ -6,6 +6,7 @@ Pure: contacts and events in, events without identifiers out.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 from unicodedata import normalize
 
@@ -182,7 +183,7 @@ class Quotes:
     def __init__(self, traces: Traces, phone_key: Callable[[str], str]) -> None:
         self._texts = {_folded(text) for text in traces.texts}
         self._lengths = sorted({len(text) for text in self._texts})
-        self._phone_key = phone_key
+        self._phone_key = lru_cache(phone_key)  # a note such as "1 1 1 …" has thousands of equal numbers
         keys = {value.key for value in traces.values if value.kind == "phoneNumber"}
         self._keys = keys.union(*(map(phone_key, _in_digits(key)) for key in keys))
         # Deriving a key keeps the last digits of a number, and costs more than a look at these.

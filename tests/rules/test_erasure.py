@@ -153,3 +153,18 @@ def test_digests() -> None:
 
     assert len(found) == 8
     assert all(len(each) == 64 for each in found)
+
+
+def test_a_note_of_many_equal_numbers() -> None:
+    """Deriving a match key is slow in a region, so each text gets its key once."""
+    derived = []
+
+    def phone_key(phone: str) -> str:
+        derived.append(phone)
+        return plain_key(phone)
+
+    value = Identifier("phoneNumber", "8881111")
+    quotes = Quotes(Traces(frozenset({1}), frozenset({value}), frozenset({value.key})), phone_key)
+
+    assert not quotes.found_in("1 " * 500)
+    assert len(derived) < 50
