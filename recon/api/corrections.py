@@ -119,7 +119,7 @@ class _Endpoints:
                 "operationId": name,
                 "parameters": [*parameters, _IDEMPOTENCY_KEY],
                 "requestBody": {"required": True, "content": {_JSON: {"schema": body, "examples": examples}}},
-                "responses": {"200": content("What it came to.", _JSON, shape)},
+                "responses": {"200": content("The result of the correction.", _JSON, shape)},
             },
             problems=_PROBLEMS,
         )
@@ -251,7 +251,7 @@ def _of_values(made: _Endpoints, settings: Settings) -> list[Endpoint]:
     return [
         made.correction(
             "/blocked",
-            "Block a value that identifies nobody: it leaves all contacts, and links no more",
+            "Block a value that identifies nobody: it leaves all contacts and no longer links",
             body=BlockRequest,
             answer=(IdentitiesResponse, many),
             make=lambda _, body: Block(value(body)),
