@@ -127,6 +127,8 @@ class Changes(Generic[T]):
         for reader in due:
             pages.setdefault((reader.after, reader.limit), []).append(reader)
         for (after, limit), sharing in pages.items():
+            if all(each.page.done() for each in sharing):
+                continue  # they left, or their time limit passed, while other pages were read
             try:
                 await self._answer(sharing, after, settled, limit)
             except Exception as error:  # noqa: BLE001 (the readers get it)

@@ -309,3 +309,21 @@ async def test_a_reader_that_leaves_while_its_page_is_made(fails: bool, database
         assert str(staying.exception()) == "made up"
     else:
         assert len((await staying).entries) == 1
+
+
+async def test_readers_that_leave_while_another_page_is_made(database: _Counting, database_url: str) -> None:
+    """Their own page is not made any more, so that it delays no other reader."""
+    await execute(database_url, INSERT.format("a"))
+    await execute(database_url, INSERT.format("b"))
+
+    def encode(page: Page) -> Page:
+        for reader in readers:
+            reader.cancel()
+        return page
+
+    feed = Changes(database, encode)
+    readers = [asyncio.create_task(feed.page(after, wait=30)) for after in (0, 1)]
+    await asyncio.wait(readers)
+    await feed.page(2)
+
+    assert database.pages == 2
