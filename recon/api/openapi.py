@@ -1,7 +1,9 @@
 """The OpenAPI document, made from the endpoints' records."""
 
+import copy
 import re
 from collections.abc import Iterable
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -40,7 +42,7 @@ def document(endpoints: Iterable[Endpoint], *, with_keys: bool = False, strict: 
             paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, with_keys=with_keys)
     models: dict[str, type] = {}
     paths = _with_references(paths, models)
-    components: dict[str, Any] = {"schemas": _schemas(models.values())}
+    components: dict[str, Any] = {"schemas": copy.deepcopy(_schemas(tuple(models.values())))}
     if strict:
         components["schemas"]["IdentifyRequest"]["additionalProperties"] = False
     if with_keys:
@@ -100,7 +102,8 @@ def _with_references(part: Any, models: dict[str, type]) -> Any:
     return part
 
 
-def _schemas(models: Iterable[type]) -> dict[str, Any]:
+@cache  # every application describes the same models, and that takes most of the time to make one
+def _schemas(models: tuple[type, ...]) -> dict[str, Any]:
     _, schemas = TypeAdapter.json_schemas(
         [(model, "validation", TypeAdapter(model)) for model in models],
         ref_template="#/components/schemas/{model}",

@@ -1,6 +1,7 @@
 """The six races against running processes: the rows are always those of a serial run, and every answer is a 200."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from itertools import cycle, product
 from typing import Any
@@ -13,7 +14,7 @@ from tests.harness.databases import execute, fetch
 from tests.harness.processes import recon_processes
 from tests.harness.races import RACES, Request
 
-ROUNDS = 5
+ROUNDS = int(os.environ.get("RECON_TEST_ROUNDS", "2"))  # of each race in each configuration
 FORMS = {
     "coalesced, lane": [],
     "coalesced, no lane": ["--no-writer-lane"],
