@@ -159,6 +159,20 @@ CREATE TABLE correction (
 ALTER TABLE correction ADD PRIMARY KEY (key, source);
 CREATE INDEX ON correction USING btree (event_id) WHERE (event_id IS NOT NULL);
 
+-- Where each import of a file stands: what is before the cursor is committed.
+CREATE TABLE import (
+    file       text NOT NULL,    -- its absolute path
+    form       jsonb NOT NULL,   -- how it is read: format, columns, source
+    characters bigint NOT NULL,  -- the cursor: so many characters of the file's text are done
+    line       bigint NOT NULL,  -- and so many lines
+    digest     bytea NOT NULL,   -- the SHA-256 of that text
+    rejects    bigint NOT NULL,  -- the length of the file of rejects, in bytes
+    counts     jsonb NOT NULL,   -- what the records came to
+    finished   boolean NOT NULL
+);
+
+ALTER TABLE import ADD PRIMARY KEY (file);
+
 -- What other programs do to contacts is in the journal too. recon's own changes have their own events. The owner's
 -- rights, because those programs need none on the journal.
 CREATE OR REPLACE FUNCTION contact_record_edit() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
@@ -199,7 +213,7 @@ CREATE OR REPLACE FUNCTION contact_truncate_journal() RETURNS trigger LANGUAGE p
 AS $$
 BEGIN
     IF TG_TABLE_NAME = 'contact' THEN
-        EXECUTE format('TRUNCATE %1$I.event, %1$I.event_contact, %1$I.erased, %1$I.correction', TG_TABLE_SCHEMA);
+        EXECUTE format('TRUNCATE %1$I.event, %1$I.event_contact, %1$I.erased, %1$I.correction, %1$I.import', TG_TABLE_SCHEMA);
     END IF;
     RETURN NULL;
 END

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from recon import __version__, keys, signals
-from recon.cli import changes, corrections, guards, identities
+from recon.cli import changes, corrections, guards, identities, transfer
 from recon.cli.options import GroupedCommand, load_settings, settings_options, variables_alone
 from recon.cli.rekey import rekey
 from recon.cli.running import database_of, failing_clearly
@@ -49,6 +49,7 @@ for command in (
     corrections.erase,
     guards.guards,
     rekey,
+    transfer.import_,
 ):
     main.add_command(command)
 

@@ -38,8 +38,9 @@ SCHEMA_VERSION = MIGRATIONS[-1].number  # the last line of schema.sql has the sa
 INVENTORY = r"""
 WITH recon AS (
     SELECT name, to_regclass(name) AS oid
-    FROM unnest(ARRAY['contact', 'event', 'event_contact', 'blocked', 'erased', 'correction', 'setting', 'writer_lane'])
-        AS name
+    FROM unnest(ARRAY[
+        'contact', 'event', 'event_contact', 'blocked', 'erased', 'correction', 'import', 'setting', 'writer_lane'
+    ]) AS name
 )
 SELECT 'column' AS kind, name AS "table", concat_ws(
     ' ',
@@ -89,8 +90,8 @@ class Part(NamedTuple):
         return named if self.table in {"contact", self.definition} else f"{named} of the table {self.table}"
 
 
-# The tables beside `contact` that hold what happened and what was decided.
-TABLES = ("event", "event_contact", "blocked", "erased", "correction")
+# The tables beside `contact` that hold what happened, what was decided and what is imported.
+TABLES = ("event", "event_contact", "blocked", "erased", "correction", "import")
 
 _TRIGGER = re.compile(
     r"(CREATE OR REPLACE FUNCTION [^$]+\$\$((?:(?!\$\$).)+)\$\$;\n"

@@ -43,8 +43,8 @@ SERVING = (
     *(Privilege("SELECT", table) for table in ("setting", "blocked", "erased", "event_contact", "event")),
     Privilege("INSERT", "event"),
 )
-_RECORDS = ("event_contact", "blocked", "erased", "correction")
-# What corrections need in addition.
+_RECORDS = ("event_contact", "blocked", "erased", "correction", "import")
+# What corrections and imports need in addition.
 CORRECTIONS = (
     Privilege("INSERT", "contact", ("apart",)),
     Privilege("DELETE", "contact"),  # erasure; LOCK TABLE is content with it

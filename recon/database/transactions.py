@@ -249,17 +249,19 @@ class Database:
         begin = self._begin_reading + _statement_timeout(seconds)
         return await self._correction("plan correction", _reading(begin, work), seconds)
 
-    async def correcting(self, work: Work[T], seconds: float, rolled_back: Callable[[], None]) -> T:
+    async def correcting(
+        self, work: Work[T], seconds: float, rolled_back: Callable[[], None] | None = None, step: str = "correct"
+    ) -> T:
         """Run `work` as `serializable` does, with a time limit of its own for the transaction and each statement of it.
 
         The wait for the lane is a statement, too. `rolled_back` is called when PostgreSQL has refused a COMMIT: until
         the next one, nothing is changed. Raises Unavailable, which names the missing grants, if this role may not make
-        corrections.
+        corrections (nor imports).
         """
         # Before the lane: a correction waits for it as long as it may.
         begin, separator, lane = self._begin.partition("; LOCK TABLE")
         begin += _statement_timeout(seconds) + separator + lane
-        return await self._correction("correct", _transaction(begin, work, rolled_back), seconds)
+        return await self._correction(step, _transaction(begin, work, rolled_back), seconds)
 
     async def _correction(self, step: str, transaction: Work[T], seconds: float) -> T:
         try:
@@ -267,7 +269,7 @@ class Database:
         except asyncpg.InsufficientPrivilegeError as error:
             missing = "; ".join(await self._pool.run(missing_steward_grants))
             raise Unavailable(
-                f"This process's database role lacks privileges that corrections need ({missing}): "
+                f"This process's database role lacks privileges that corrections and imports need ({missing}): "
                 "run `recon schema --apply --grant-steward ROLE` as the tables' owner. Nothing was changed."
             ) from error
 

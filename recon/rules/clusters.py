@@ -138,6 +138,18 @@ class Clusters:
 
     def __init__(self, contacts: Sequence[Contact] = (), guards: Guards | None = None) -> None:
         self.guards = guards or Guards()
+        self.newest: Contact | None = None
+        self._size = 0
+        self.all: list[Cluster] = []
+        self.mends: list[Mend] = []
+        self.losses: list[Loss] = []
+        self._by_email: dict[str, Cluster] = {}
+        self._by_phone: dict[str, Cluster] = {}
+        if contacts:
+            self.take(contacts)
+
+    def take(self, contacts: Sequence[Contact]) -> None:
+        """Take more contacts, oldest first: whole clusters, of which none is here yet."""
         by_root: dict[int | None, list[Contact]] = {}
         marked = []
         for contact in contacts:
@@ -149,16 +161,14 @@ class Clusters:
                 by_root[root] = [contact]
             else:
                 members.append(contact)
-        self.newest = contacts[-1] if contacts else None
-        self._size = len(contacts)
-        self.all = [Cluster(root, members) for root, members in by_root.items()]
-        self.mends: list[Mend] = []
-        self.losses: list[Loss] = []
+        if contacts and (self.newest is None or contacts[-1].rank > self.newest.rank):
+            self.newest = contacts[-1]
+        self._size += len(contacts)
+        taken = [Cluster(root, members) for root, members in by_root.items()]
+        self.all += taken
         if marked:
             self._mark(marked)
-        self._by_email: dict[str, Cluster] = {}
-        self._by_phone: dict[str, Cluster] = {}
-        for cluster in self.all:
+        for cluster in taken:
             for contact in cluster.contacts:
                 self.learn(contact, cluster)
 

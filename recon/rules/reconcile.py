@@ -181,58 +181,87 @@ def partly_known(request: Identifiers, clusters: Clusters) -> tuple[Cluster | No
     return cluster, withheld
 
 
+class Deciding:
+    """Decides requests one after another, each seeing what those before it did.
+
+    Parameters
+    ----------
+    clusters : updated on the way. They must hold every cluster that a request touches when its turn comes.
+    first_rank : the rank of the first new contact; right behind that of the newest contact unless given.
+
+    Attributes
+    ----------
+    plan : what the requests come to; complete after `finish`.
+    """
+
+    def __init__(self, clusters: Clusters, first_rank: int | None = None) -> None:
+        self.clusters = clusters
+        self.plan = Plan(events=_repairs(clusters), losses=clusters.losses)
+        if first_rank is None:
+            first_rank = 1 + clusters.newest.rank if clusters.newest else 0
+        self._ranks = count(first_rank)
+        self._created: list[tuple[Contact, Cluster]] = []
+        self._reviewed: set[Pair] = set()
+
+    def add(self, requests: Sequence[Identifiers], most: float = math.inf) -> None:
+        """Decide more requests. Once the answers have `most` contacts or more, the rest is left undecided."""
+        clusters, plan, ranks, created = self.clusters, self.plan, self._ranks, self._created
+        answered = 0
+        for given in requests:
+            if answered >= most:
+                break
+            request, by_email, by_phone, withheld = judge(given, clusters)
+            if request.email is None and request.phone_key is None:
+                plan.decisions.append(Decision(Reason.REFUSED, None, [], 0, withheld))
+                continue
+            cluster = by_email or by_phone
+            if cluster is None:
+                reason = Reason.CREATED
+                contact = _contact(next(ranks), request)
+                cluster = Cluster(None, [contact])
+                created.append((contact, cluster))
+                clusters.learn(contact, cluster)
+            elif by_email is not None and by_phone is not None and by_email is not by_phone:
+                reason = Reason.MERGED
+                cluster = unite(by_email, by_phone)
+                absorbed = by_phone if cluster is by_email else by_email
+                place = 1 + len(created) + len(plan.events)
+                plan.events.append(Entry(place, Kind.MERGED, cluster.primary, absorbed.primary, *request))
+            elif by_email is by_phone or request.email is None or request.phone_key is None:
+                reason = Reason.KNOWN
+            else:
+                reason = Reason.EXTENDED
+                contact = _contact(next(ranks), request)
+                if cluster.marks:
+                    contact.apart = _apart(cluster, request)
+                created.append((contact, cluster))
+                cluster.contacts.append(contact)
+                clusters.learn(contact, cluster)
+            size = len(cluster.contacts)
+            answered += size
+            plan.decisions.append(Decision(reason, cluster.primary, cluster.contacts, size, withheld))
+            if withheld and (given.email, given.phone_key) not in self._reviewed:
+                self._reviewed.add((given.email, given.phone_key))
+                plan.events += _reviews(1 + len(created) + len(plan.events), cluster, given, withheld)
+
+    def finish(self) -> Plan:
+        """Return what all the requests come to."""
+        self.plan.newest = self.clusters.newest
+        self.plan.region = self.clusters.guards.region
+        self.plan.inserts = [(contact, cluster.current().primary) for contact, cluster in self._created]
+        self.plan.relinks = _relinks(self.clusters)
+        return self.plan
+
+
 def decide(requests: Sequence[Identifiers], clusters: Clusters, most: float = math.inf) -> Plan:
     """Decide the requests one after another, each seeing what those before it did.
 
     `clusters` must hold every cluster that a request touches; it is updated on the way. Once the answers have `most`
     contacts or more, the rest of the requests is left undecided.
     """
-    plan = Plan(
-        newest=clusters.newest, events=_repairs(clusters), losses=clusters.losses, region=clusters.guards.region
-    )
-    ranks = count(1 + clusters.newest.rank if clusters.newest else 0)
-    created: list[tuple[Contact, Cluster]] = []
-    reviewed: set[Pair] = set()
-    answered = 0
-    for given in requests:
-        if answered >= most:
-            break
-        request, by_email, by_phone, withheld = judge(given, clusters)
-        if request.email is None and request.phone_key is None:
-            plan.decisions.append(Decision(Reason.REFUSED, None, [], 0, withheld))
-            continue
-        cluster = by_email or by_phone
-        if cluster is None:
-            reason = Reason.CREATED
-            contact = _contact(next(ranks), request)
-            cluster = Cluster(None, [contact])
-            created.append((contact, cluster))
-            clusters.learn(contact, cluster)
-        elif by_email is not None and by_phone is not None and by_email is not by_phone:
-            reason = Reason.MERGED
-            cluster = unite(by_email, by_phone)
-            absorbed = by_phone if cluster is by_email else by_email
-            place = 1 + len(created) + len(plan.events)
-            plan.events.append(Entry(place, Kind.MERGED, cluster.primary, absorbed.primary, *request))
-        elif by_email is by_phone or request.email is None or request.phone_key is None:
-            reason = Reason.KNOWN
-        else:
-            reason = Reason.EXTENDED
-            contact = _contact(next(ranks), request)
-            if cluster.marks:
-                contact.apart = _apart(cluster, request)
-            created.append((contact, cluster))
-            cluster.contacts.append(contact)
-            clusters.learn(contact, cluster)
-        size = len(cluster.contacts)
-        answered += size
-        plan.decisions.append(Decision(reason, cluster.primary, cluster.contacts, size, withheld))
-        if withheld and (given.email, given.phone_key) not in reviewed:
-            reviewed.add((given.email, given.phone_key))
-            plan.events += _reviews(1 + len(created) + len(plan.events), cluster, given, withheld)
-    plan.inserts = [(contact, cluster.current().primary) for contact, cluster in created]
-    plan.relinks = _relinks(clusters)
-    return plan
+    deciding = Deciding(clusters)
+    deciding.add(requests, most)
+    return deciding.finish()
 
 
 def _relinks(clusters: Clusters) -> list[tuple[int, int]]:

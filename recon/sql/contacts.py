@@ -34,7 +34,7 @@ _COLUMNS = ", ".join(field.name for field in fields(Contact) if field.name not i
 # in place of marks and the default region in place of a phone number; as one for each value of the batch that is
 # blocked, also by its digest ($3), if there is any.
 _WITH_GUARDS = f"""
-SELECT {_COLUMNS} FROM (
+SELECT {_COLUMNS}{{more}} FROM (
     {{members}}
     UNION ALL
     SELECT NULL, NULL, kind, default_region, key, ARRAY[max_emails, max_phones, block_common::int]::bigint[], NULL
@@ -45,18 +45,24 @@ ORDER BY created_at, id"""
 
 # All their live rows, oldest first: `Contact.rank` is the place in this order.
 _MEMBERS = _WITH_GUARDS.format(
+    more="{more}",
     members=f"""
     SELECT {_COLUMNS}, created_at FROM contact
     WHERE id = ANY (ARRAY(SELECT id FROM {{roots}})) AND deleted_at IS NULL
     UNION ALL
     SELECT {_COLUMNS}, created_at FROM contact
-    WHERE linked_id = ANY (ARRAY(SELECT id FROM {{roots}})) AND deleted_at IS NULL"""
+    WHERE linked_id = ANY (ARRAY(SELECT id FROM {{roots}})) AND deleted_at IS NULL""",
 )
 
 # Everything about the identities that a batch asks for, as one statement and one snapshot.
 FETCH_CLUSTERS = f"""
 WITH {_ROOTS}
-{_MEMBERS.format(roots="root")}
+{_MEMBERS.format(roots="root", more="")}
+"""
+# The same with the date of each contact in seconds, for an import, which compares the contacts of several fetches.
+FETCH_CLUSTERS_BY_AGE = f"""
+WITH {_ROOTS}
+{_MEMBERS.format(roots="root", more=", date_part('epoch', created_at)")}
 """
 
 
@@ -81,12 +87,13 @@ _SMALL_ROOTS = f"""
 FETCH_SMALL_CLUSTERS = f"""
 WITH {_SMALL_ROOTS}
 """ + _WITH_GUARDS.format(
+    more="",
     members=f"""
     SELECT {_COLUMNS}, created_at FROM (SELECT DISTINCT id FROM root) AS root (root_id), LATERAL (
         SELECT * FROM contact WHERE id = root_id AND deleted_at IS NULL
         UNION ALL
         (SELECT * FROM contact WHERE linked_id = root_id AND deleted_at IS NULL LIMIT {LARGE + 1})
-    ) AS member"""
+    ) AS member""",
 )
 
 
@@ -126,7 +133,7 @@ WITH {_ROOTS},
         ORDER BY id  -- one order everywhere, so no deadlocks
         FOR UPDATE
     )
-{_MEMBERS.format(roots="locked")}
+{_MEMBERS.format(roots="locked", more="")}
 """
 
 
@@ -175,6 +182,16 @@ async def _clusters(
     digest: Digest | None,
     blocked: Values = frozenset(),
 ) -> Clusters:
+    rows, guards = await fetch_rows(connection, statement, batch, digest)
+    if blocked:
+        guards.blocked |= blocked
+    return Clusters([Contact(rank, *row) for rank, row in enumerate(rows)], guards)
+
+
+async def fetch_rows(
+    connection: Connection, statement: str, batch: Sequence[Identifiers], digest: Digest | None
+) -> tuple[list[Any], Guards]:
+    """The rows of contacts that a statement finds for a batch, and the guards."""
     # Sets, as many concurrent requests may be about the same person.
     emails = {request.email for request in batch if request.email is not None}
     phone_keys = {request.phone_key for request in batch if request.phone_key is not None}
@@ -193,9 +210,7 @@ async def _clusters(
         guards = _guards(rows, digests)
     if guards.block_common:
         guards.blocked |= common
-    if blocked:
-        guards.blocked |= blocked
-    return Clusters([Contact(rank, *row) for rank, row in enumerate(rows)], guards)
+    return rows, guards
 
 
 def _digests(digest: Digest, emails: Iterable[str], phone_keys: Iterable[str]) -> dict[str, Value]:
@@ -211,7 +226,7 @@ def _guards(rows: list[Any], digests: Mapping[str, Value]) -> Guards:
     """Take the rows without an id, which come last, off the rows of contacts: the guards."""
     blocked: set[Value] = set()
     while rows and rows[-1][0] is None:
-        _, _, kind, region, key, settings = rows.pop()
+        _, _, kind, region, key, settings, *_ = rows.pop()
         if kind in DIGEST_OF.values() and key in digests:
             blocked.add(digests[key])
         elif key is not None:
@@ -223,7 +238,7 @@ def _guards(rows: list[Any], digests: Mapping[str, Value]) -> Guards:
 # The new contacts of a batch. A secondary's primary may be a row of the same statement ($5: its place there, from 1),
 # so ids are drawn beforehand. No row is dated before the newest that it was decided upon ($7): clocks get set back, and
 # a standby's may be behind, but the primary must stay the oldest.
-_DRAW = "nextval((SELECT pg_get_serial_sequence('contact', 'id')::regclass))"
+DRAW = "nextval((SELECT pg_get_serial_sequence('contact', 'id')::regclass))"
 _NOW = "greatest(statement_timestamp(), (SELECT created_at FROM contact WHERE id = $7::bigint)) AS now"
 _NEW = "$1::text[], $2::text[], $3::text[], $4::bigint[], $5::int[], $6::text[]"
 _INSERT = """
@@ -236,7 +251,7 @@ RETURNING id
 """
 INSERT_CONTACTS = f"""
 WITH new AS MATERIALIZED (
-        SELECT given.*, {_DRAW} AS id
+        SELECT given.*, {DRAW} AS id
         FROM unnest({_NEW}) WITH ORDINALITY
             AS given (email, phone_number, phone_key, linked_id, linked_place, source, place)
     ),
@@ -253,9 +268,12 @@ _LINK = """
                 CASE primary_id WHEN contact.id THEN 'primary' ELSE 'secondary' END, statement_timestamp()
             FROM merge WHERE root = coalesce(contact.linked_id, contact.id)
         )"""
+_MERGE = """merge AS MATERIALIZED (
+        SELECT * FROM unnest({roots}::bigint[], {primaries}::bigint[]) AS pair (root, primary_id)
+    )"""
 CHANGE_CONTACTS = f"""
 WITH drawn AS MATERIALIZED (
-        SELECT place, {_DRAW} AS id FROM generate_series(1, cardinality($10::int[]) + cardinality($11::int[])) AS place
+        SELECT place, {DRAW} AS id FROM generate_series(1, cardinality($10::int[]) + cardinality($11::int[])) AS place
     ),
     batch AS MATERIALIZED (SELECT array_agg(id ORDER BY place) AS ids, {_NOW} FROM drawn),
     new AS MATERIALIZED (
@@ -275,10 +293,16 @@ WITH drawn AS MATERIALIZED (
             email, phone_number, phone_key, source, detail
         )
     ),
-    merge AS MATERIALIZED (SELECT * FROM unnest($8::bigint[], $9::bigint[]) AS pair (root, primary_id)),
+    {_MERGE.format(roots="$8", primaries="$9")},
     relinked_root AS (UPDATE contact SET {_LINK} WHERE id = ANY ($8::bigint[])),
     relinked_rest AS (UPDATE contact SET {_LINK} WHERE linked_id = ANY ($8::bigint[]))
 {_INSERT}"""
+# The merges alone.
+RELINK = f"""
+WITH {_MERGE.format(roots="$1", primaries="$2")},
+    relinked_root AS (UPDATE contact SET {_LINK} WHERE id = ANY ($1::bigint[]))
+UPDATE contact SET {_LINK} WHERE linked_id = ANY ($1::bigint[])
+"""
 
 
 async def change_contacts(connection: Connection, plan: Plan) -> None:

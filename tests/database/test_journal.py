@@ -200,6 +200,7 @@ CORRECTIONS = [
     "INSERT INTO event_contact VALUES (1, 3)",
     "INSERT INTO erased VALUES (2, 4)",
     """INSERT INTO correction (key, source, request, event_id, answer) VALUES ('k', '', '\\x00', 4, '{}')""",
+    "INSERT INTO import VALUES ('/shop.csv', '{}', 0, 0, '', 0, '{}', false)",
     "INSERT INTO blocked (kind, key, event_id) VALUES ('email', 'junk@hillvalley.edu', 5)",
 ]
 
@@ -217,7 +218,7 @@ async def test_the_journal_goes_with_its_contacts(make_client: MakeClient, datab
     await execute(database_url, "TRUNCATE contact RESTART IDENTITY")
 
     assert await journal(database_url) == []
-    for table in ("event_contact", "erased", "correction"):
+    for table in ("event_contact", "erased", "correction", "import"):
         assert await fetch(database_url, f"TABLE {table}") == []
     assert [row["key"] for row in await fetch(database_url, "TABLE blocked")] == ["junk@hillvalley.edu"]
     assert (await client.post("/identify", json=FIRST)).status == 200

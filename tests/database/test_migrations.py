@@ -111,6 +111,7 @@ FOREIGN_TABLES = {
     "blocked": ("3_last", "4 (guards)"),
     "erased": ("3_last", "4 (guards)"),
     "correction": ("3_last", "4 (guards)"),
+    "import": ("3_last", "4 (guards)"),
 }
 
 

@@ -142,7 +142,7 @@ def test_the_schema_is_applied_through_it(bare_database_url: str, role_url: str)
     with pgbouncer(urlunsplit(role._replace(path=database))) as url:
         for expected in ("the schema was applied\n", "the schema is there already\n"):
             assert recon("schema", "--apply", "--database-url", url).stdout == expected
-        older = "DROP TABLE setting, event, event_contact, blocked, erased, correction;"
+        older = "DROP TABLE setting, event, event_contact, blocked, erased, correction, import;"
         older += "ALTER TABLE contact DROP COLUMN source, DROP COLUMN apart"
         asyncio.run(execute(bare_database_url, older, "COMMENT ON TABLE contact IS 'recon schema 1'"))
         done = recon("schema", "--apply", "--default-region", "US", "--database-url", url)

@@ -14,7 +14,7 @@ from tests.harness.databases import at_database, execute, fetch
 INSERT = "INSERT INTO contact (email) VALUES ('a')"
 
 
-TABLES = ["blocked", "contact", "correction", "erased", "event", "event_contact", "setting", "writer_lane"]
+TABLES = ["blocked", "contact", "correction", "erased", "event", "event_contact", "import", "setting", "writer_lane"]
 
 
 async def test_many_may_apply_the_schema_at_once(bare_database_url: str) -> None:

@@ -1,0 +1,1 @@
+"""Import of files: from text to records, requests and chunks of them."""

@@ -1,0 +1,88 @@
+"""The text of a file that is imported, and how far it has been read."""
+
+import gzip
+import hashlib
+import io
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from recon.errors import ReconError
+
+STDIN = "-"
+_GZIP = b"\x1f\x8b"  # the first bytes of a gzipped file
+# Bytes that are no text of the encoding. They go to the rejects as they came.
+BAD_BYTES = "surrogateescape"
+_SLICE = 2**20  # characters
+
+
+class Text:
+    """The lines of a file, or of standard input, gzipped or not.
+
+    Parameters
+    ----------
+    name : its path; STDIN for standard input.
+    encoding : of the text; UTF-8, with or without a byte order mark, unless given.
+
+    Attributes
+    ----------
+    size : in bytes, as it is stored; None if that is not known.
+    """
+
+    def __init__(self, name: str, encoding: str | None = None) -> None:
+        self.name = name
+        # The file stays open as long as the import, which closes it.
+        self._stored: Any = sys.stdin.buffer if name == STDIN else Path(name).open("rb")  # noqa: SIM115
+        self.size = None if name == STDIN else Path(name).stat().st_size
+        gzipped = self._stored.peek(2)[:2] == _GZIP
+        unpacked: IO[bytes] = gzip.GzipFile(fileobj=self._stored) if gzipped else self._stored  # type: ignore[assignment]
+        self._text = io.TextIOWrapper(unpacked, encoding or "utf-8-sig", BAD_BYTES, newline="")
+        self._unmarked: list[str] = []
+        self._digest = hashlib.sha256()
+        self.characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        """Read line after line. Raises ReconError when it cannot be read."""
+        unmarked = self._unmarked
+        try:
+            for line in self._text:
+                unmarked.append(line)
+                yield line
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ReconError(f"{self.name} is not a complete gzip file: {error}") from None
+        except UnicodeError:
+            raise ReconError(f"{self.name} is not text in this encoding; give it with --encoding") from None
+
+    def mark(self) -> bytes:
+        """Return the digest of all that was read."""
+        text = "".join(self._unmarked)
+        self._unmarked.clear()
+        self.characters += len(text)
+        self._digest.update(_bytes(text))
+        return self._digest.digest()
+
+    def skip(self, characters: int) -> bytes:
+        """Read so many characters, or all that there are, and return their digest."""
+        while (missing := characters - self.characters) > 0:
+            text = self._text.read(min(missing, _SLICE))
+            if not text:
+                break
+            self._unmarked.append(text)
+            self.mark()
+        return self._digest.digest()
+
+    def position(self) -> int | None:
+        """How many of the stored bytes have been read, or a few more; None if that is not known."""
+        return None if self.size is None else self._stored.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.name != STDIN:
+            self._text.close()
+            self._stored.close()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
