@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -45,7 +45,7 @@ class Display:
             self._live = Progress(*columns, console=console, transient=True)
             self._task = self._live.add_task(name.replace("[", "\\["), total=size, said="")
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self

@@ -227,7 +227,12 @@ async def _one(database: "Database", settings: Settings, opened: _Opened, told: 
     rejects = Rejects(opened.rejects, opened.format, told.encoding)
     with Display(opened.text.name, opened.text.size, standing.counts.get("records", 0)) as display:
         importing = Import(
-            database, None if key is None else partial(digest, key), standing, reader, rejects, display.show
+            database,
+            None if key is None else partial(digest, key),
+            standing,
+            reader,
+            rejects=rejects,
+            report=display.show,
         )
         _stop_when_told(importing.stop)
         try:

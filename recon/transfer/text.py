@@ -34,9 +34,10 @@ class Text:
     def __init__(self, name: str, encoding: str | None = None) -> None:
         self.name = name
         # The file stays open as long as the import, which closes it.
-        self._stored: Any = sys.stdin.buffer if name == STDIN else Path(name).open("rb")  # noqa: SIM115
+        stored: Any = sys.stdin.buffer if name == STDIN else Path(name).open("rb")  # noqa: SIM115
+        self._stored = stored
         self.size = None if name == STDIN else Path(name).stat().st_size
-        gzipped = self._stored.peek(2)[:2] == _GZIP
+        gzipped: bool = self._stored.peek(2)[:2] == _GZIP
         unpacked: IO[bytes] = gzip.GzipFile(fileobj=self._stored) if gzipped else self._stored  # type: ignore[assignment]
         self._text = io.TextIOWrapper(unpacked, encoding or "utf-8-sig", BAD_BYTES, newline="")
         self._unmarked: list[str] = []

@@ -54,7 +54,7 @@ async def import_pieces(
     standing = Standing(file, {})
     await importing.begin(database, standing)
     reader = Reader(_all_ready(pieces))
-    running = Import(database, None, standing, reader, rejects, reported.append, most_pieces=most_pieces)
+    running = Import(database, None, standing, reader, rejects=rejects, report=reported.append, most_pieces=most_pieces)
     await running.run()
     return Imported(running.standing, reported)
 
