@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from recon import signals
 from recon.cli.options import load_settings, settings_options
 from recon.cli.running import database_of, failing_clearly
 from recon.errors import ReconError
-from recon.settings import Settings, suppress_key
+from recon.settings import Settings, database_settings, database_url, suppress_key
 
 if TYPE_CHECKING:  # imported only when the command runs: other commands start faster without them
     from recon.cli.tally import Display
@@ -165,9 +165,12 @@ async def _import(settings: Settings, told: Options) -> bool:
 
 @asynccontextmanager
 async def _database(settings: Settings) -> AsyncIterator["Database"]:
-    from recon.app import make_database
+    from recon.database.transactions import Database
+    from recon.rules.digests import check_of
 
-    database = make_database(settings)
+    key = suppress_key(settings)
+    check = None if key is None else check_of(key)
+    database = Database(database_url(settings), replace(database_settings(settings), suppress_check=check))
     await database.prepare()  # first, because opening waits for a database that is not there
     async with database.opened():
         yield database

@@ -1,0 +1,223 @@
+"""The command `recon import`: what it prints, its rejects, and how it goes on after it was interrupted."""
+
+import asyncio
+import csv
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recon.sql import invariants
+from tests.harness.databases import execute, fetch
+from tests.harness.processes import RECON, recon
+
+KILLS = 20
+# Each contact with the place of its primary, whatever the ids are: transactions that were rolled back drew some.
+ROWS = """
+SELECT email, phone_number, (SELECT count(*) FROM contact AS older WHERE older.id <= contact.linked_id), source
+FROM contact ORDER BY id
+"""
+
+
+def run(url: str, *arguments: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run `recon import`."""
+    return recon("import", "--database-url", url, *map(str, arguments), **options)
+
+
+def summary(url: str, *arguments: str | Path, **options: Any) -> dict[str, Any]:
+    """Run `recon import`, which succeeds, and return its summary."""
+    done = run(url, "--json", *arguments, **options)
+    assert done.returncode == 0, done.stderr
+    parsed: dict[str, Any] = json.loads(done.stdout)
+    return parsed
+
+
+async def rows(url: str) -> list[tuple[Any, ...]]:
+    """Return the contacts, oldest first."""
+    return [tuple(row) for row in await fetch(url, ROWS)]
+
+
+def shop(path: Path, records: int) -> Path:
+    """Write a file in which a third of the records repeats, extends or merges."""
+    chosen = random.Random(1)  # noqa: S311 (the same again)
+    people = [("c0@x", "10")]
+    lines = ["email,phone"]
+    for number in range(records):
+        email, phone = f"c{number}@x", f"1{number}"
+        kind = chosen.random()
+        if kind < 0.1:
+            email, phone = chosen.choice(people)
+        elif kind < 0.2:
+            email = chosen.choice(people)[0]
+        elif kind < 0.25:
+            email, phone = chosen.choice(people)[0], chosen.choice(people)[1]
+        people = [*people[-200:], (email, phone)]
+        lines.append(f"{email},{phone}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_an_import(database_url: str, tmp_path: Path) -> None:
+    """The columns are shown first; the summary counts what the records came to; the rejects have line and reason."""
+    path = tmp_path / "shop.csv"
+    path.write_text('id;Mail;Tel\n1;a@x;1\n2;a@x;2\n3;b@x;3\n4;a@x;3\n5;null;\n6;"c\x01";\n7;;\n8;null;1\n9;d@x;\n')
+
+    done = run(database_url, "--json", path)
+
+    assert done.returncode == 0, done.stderr
+    assert f"{path}: csv; emails: Mail; phone numbers: Tel" in done.stderr
+    found = json.loads(done.stdout)
+    assert {name: found[name] for name in ("records", "requests", "created", "extended", "merged", "known")} == {
+        "records": 9, "requests": 7, "created": 3, "extended": 1, "merged": 1, "known": 1
+    }  # fmt: skip
+    assert found["withheld"] == {"blocked": 2, "kept-apart": 0, "limit": 0}
+    assert (found["unlinked"], found["rejected"]) == (2, 3)
+    assert Path(found["rejects"]).stat().st_mode & 0o077 == 0
+    with Path(found["rejects"]).open(newline="") as file:
+        assert list(csv.reader(file, delimiter=";")) == [
+            ["id", "Mail", "Tel", "recon_line", "recon_reason"],
+            ["5", "null", "", "6", "blocked: it identifies nobody"],
+            ["6", "c\x01", "", "7", "email contains control characters"],
+            ["7", "", "", "8", "has neither an email nor a phone number"],
+        ]
+    assert {row[-1] for row in asyncio.run(rows(database_url))} == {"import"}
+    assert asyncio.run(invariants.check(database_url))[0] == []
+    # The same again: nothing is new.
+    again = summary(database_url, "--source", "again", path)
+    assert (again["created"], again["extended"], again["merged"], again["known"]) == (0, 0, 0, 6)
+
+
+async def test_ndjson_and_standard_input(database_url: str, tmp_path: Path) -> None:
+    """Standard input has a format, and its rejects are lines of it; it leaves no cursor behind."""
+    text = '{"email": "a@x", "phoneNumber": [1, 2]}\n{"email": 5, "id": 7}\n{"email'
+
+    found = summary(database_url, "--format", "ndjson", "-", input=text, cwd=tmp_path)
+
+    assert (found["records"], found["created"], found["extended"], found["rejected"]) == (3, 1, 1, 2)
+    lines = [json.loads(line) for line in (tmp_path / "stdin.rejects.ndjson").read_text().splitlines()]
+    assert [(line["recon_line"], line.get("id"), line.get("recon_text")) for line in lines] == [
+        (2, 7, None), (3, None, '{"email')
+    ]  # fmt: skip
+    assert await fetch(database_url, "TABLE import") == []
+    assert "give --format" in run(database_url, "-", input=text).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume", "-"], "an import of standard input cannot be resumed"),
+        (["--resume", "--restart", "a.csv"], "not both"),
+        (["--encoding", "klingon", "a.csv"], "there is no encoding klingon"),
+        (["--rejects", "r.csv", "a.csv", "b.csv"], "--rejects is for one FILE"),
+        (["a.csv", "a.csv"], "named twice"),
+        (["missing.csv"], "No such file"),
+    ],
+)
+def test_what_makes_no_sense(arguments: list[str], message: str, database_url: str) -> None:
+    """It is an error before anything is changed."""
+    done = run(database_url, *arguments)
+    assert done.returncode in {1, 2}
+    assert message in done.stderr
+
+
+def killed(url: str, path: Path, seconds: float, signum: int, *arguments: str) -> "subprocess.Popen[str]":
+    """Start an import, and send it a signal some time after it has begun to work."""
+    command = [RECON, "import", "--json", "--database-url", url, *arguments, path]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    process.stderr.readline()  # the columns
+    time.sleep(seconds)
+    process.send_signal(signum)
+    return process
+
+
+@pytest.mark.timeout(400)  # an undisturbed import, and twenty beginnings of one
+async def test_killed_at_random_points(database_url: str, bare_database_url: str, tmp_path: Path) -> None:
+    """Killed and resumed again and again, an import leaves what an undisturbed one leaves, and the same rejects."""
+    path = shop(tmp_path / "shop.csv", 40_000)
+    with path.open("a") as file:
+        file.write("\x01,\n" * 2)
+    undisturbed = summary(bare_database_url, "--rejects", tmp_path / "expected.csv", path)
+    resume: list[str] = []
+    chosen = random.Random(2)  # noqa: S311 (a choice)
+    for _ in range(KILLS):
+        process = killed(database_url, path, chosen.uniform(0, 1.2), signal.SIGKILL, *resume)
+        process.communicate()
+        resume = ["--resume"]
+        if process.returncode == 0:
+            break
+
+    found = summary(database_url, "--resume", path)
+
+    counts = ("records", "requests", "created", "extended", "merged", "known", "withheld", "unlinked", "rejected")
+    assert {name: found[name] for name in counts} == {name: undisturbed[name] for name in counts}
+    assert await rows(database_url) == await rows(bare_database_url)
+    assert (tmp_path / "shop.rejects.csv").read_text() == (tmp_path / "expected.csv").read_text()
+    assert (await invariants.check(database_url))[0] == []
+
+
+async def test_interrupted_by_the_operator(database_url: str, tmp_path: Path) -> None:
+    """Ctrl-C ends the import behind a chunk, and names --resume; without it, or with another file, nothing begins."""
+    path = shop(tmp_path / "shop.csv", 150_000)
+    process = killed(database_url, path, 1.5, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"`recon import --resume {path}` continues" in errors
+    (stored,) = await fetch(database_url, "SELECT line, counts->>'records' AS records FROM import")
+    assert stored["line"] == int(stored["records"] or 0) + (stored["line"] > 0)
+
+    refused = run(database_url, path)
+    assert refused.returncode == 1
+    assert "--resume continues it, --restart begins again" in refused.stderr
+    assert "other columns or options" in run(database_url, "--resume", "--source", "other", path).stderr
+
+    path.write_text(path.read_text().replace("c0@x", "d0@x", 1))
+    await execute(database_url, "UPDATE import SET characters = 100, line = 9")
+    different = run(database_url, "--resume", path)
+    assert different.returncode == 1
+    assert "is not the file" in different.stderr
+
+
+def test_finished_already(database_url: str, tmp_path: Path) -> None:
+    """--resume says that an import is finished, and does nothing; it refuses a file that has grown since."""
+    path = shop(tmp_path / "shop.csv", 10)
+    first = summary(database_url, path)
+
+    done = run(database_url, "--resume", "--json", path)
+
+    assert done.returncode == 0
+    assert "finished already" in done.stderr
+    assert json.loads(done.stdout)["records"] == first["records"] == 10
+    with path.open("a") as file:
+        file.write("new@x,\n")
+    assert "is not the file" in run(database_url, "--resume", path).stderr
+    assert summary(database_url, path)["created"] == 1
+
+
+async def test_a_row_that_another_session_holds(database_url: str, tmp_path: Path) -> None:
+    """The import waits for the row, as writers do, and goes on when it is free."""
+    import asyncpg
+
+    path = tmp_path / "shop.csv"
+    path.write_text("email,phone\na@x,2\n")
+    await execute(database_url, "INSERT INTO contact (email, phone_number) VALUES ('a@x', '1')")
+    holder = await asyncpg.connect(database_url)
+    try:
+        await holder.execute("BEGIN; SELECT FROM contact FOR UPDATE")
+        importing = asyncio.create_task(asyncio.to_thread(summary, database_url, path))
+        waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        async with asyncio.timeout(30):
+            while not await fetch(database_url, waiting) and not importing.done():
+                await asyncio.sleep(0.05)
+        assert not importing.done()
+
+        await holder.execute("COMMIT")
+
+        assert (await importing)["extended"] == 1
+    finally:
+        await holder.close()
