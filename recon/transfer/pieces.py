@@ -60,9 +60,13 @@ def _add(piece: Piece, form: Format, maker: Maker, number: int, raw: Any) -> Non
     except Invalid as error:
         piece.invalid.append((number, raw, str(error)))
         return
-    piece.requests += requests
     origin = number, raw
-    piece.origins += [origin] * len(requests)
+    if len(requests) == 1:
+        piece.requests.append(requests[0])
+        piece.origins.append(origin)
+    else:
+        piece.requests += requests
+        piece.origins += [origin] * len(requests)
     first = requests[0]
     if first.email is None or first.phone_key is None:
         piece.unlinked += len(requests)

@@ -35,6 +35,10 @@ class Maker:
 
         With only emails or only phone numbers, each is a request of its own. Raises Invalid.
         """
+        if len(emails) == len(phones) == 1 and emails[0] and phones[0] and not self._strict:  # nearly always
+            request = self._pair(emails[0], phones[0])
+            if request is not None:
+                return [request]
         found, numbers = self._emails(emails), self._phones(phones)
         if not found and not numbers:
             raise Invalid("has neither an email nor a phone number")
@@ -48,6 +52,16 @@ class Maker:
             key, phone = next(iter(numbers.items()))
             requests += [Identifiers(email, phone, key, source) for email in found[1:]]
         return requests
+
+    def _pair(self, email: str, phone: str | int) -> Identifiers | None:
+        """The request of two plain values; None if they need a closer look."""
+        try:
+            found, number = normal_email(email), normal_phone(phone)
+        except ValueError:
+            return None
+        if found is None or number is None or not (found.isascii() and number.isascii()):
+            return None
+        return Identifiers(found, number, self._phone_key(number), self._source)
 
     def _emails(self, values: Sequence[Any]) -> list[str]:
         found: dict[str, None] = {}
