@@ -1,4 +1,4 @@
-"""The rate of other clients during a disturbance: a locked row, clients that read or extend a large identity.
+"""The rate of other clients during a disturbance: a locked row, clients that use a large identity, an import.
 
 .venv/bin/python -m bench.beside
 
@@ -8,7 +8,10 @@ Each disturbance is measured in turn with the same undisturbed load. The ratio o
 import asyncio
 import http.client
 import json
+import os
+import signal
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,6 +21,7 @@ from pathlib import Path
 import asyncpg
 import click
 
+from bench import imports
 from bench.load import batches, people, wrk
 from bench.load.watch import Meanwhile
 from bench.load.workloads import WORKLOADS
@@ -28,6 +32,7 @@ from recon.sql import invariants
 
 CONNECTIONS = 64
 WIDTH = 100  # characters of each email of a large identity
+RECORDS = 2_000_000  # of a file that is imported beside the load
 TIMEOUT = 30  # seconds to wait for an answer
 PHONE = "+999999"  # of the identity that the disturbance uses; no other identity has it
 PRIMARY = "INSERT INTO contact (email, phone_number) VALUES ('disturbing-1', $1) RETURNING id"
@@ -100,6 +105,25 @@ def _a_batch_of(requests: str) -> Callable[[int, str], AbstractContextManager[ob
     return disturb
 
 
+@contextmanager
+def _an_import(_port: int, database_url: str) -> Iterator[None]:
+    """`recon import` of more records than it can import in the time."""
+    with tempfile.TemporaryDirectory(prefix="recon-bench-") as folder:
+        path = Path(folder, "shop.csv")
+        path.write_text("".join(imports.records(RECORDS)))
+        environment = os.environ | {"RECON_DATABASE_URL": database_url}
+        importing = subprocess.Popen(  # noqa: S603 (our own command)
+            [imports.PROGRAM, "import", path], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        try:
+            yield
+            if importing.poll() is not None:
+                raise wrk.LoadFailed("the import ended before the load")
+        finally:
+            importing.send_signal(signal.SIGINT)
+            importing.wait(TIMEOUT)
+
+
 @dataclass(frozen=True, slots=True)
 class Disturbance:
     """A disturbance of the load, and the least share of the rate that other clients must keep (None: no target).
@@ -122,6 +146,8 @@ DISTURBANCES = (
     Disturbance("two clients read an identity of 5,000 contacts without pause", "known", 5_000, _two_readers, 0.25),
     Disturbance("two clients read an identity of 10,000 contacts without pause", "known", 10_000, _two_readers, None),
     Disturbance("one client adds to an identity of 5,000 contacts without pause", "new", 5_000, _one_writer, None),
+    Disturbance("an import", "new", 1, _an_import, 0.5),
+    Disturbance("an import", "known", 1, _an_import, 0.5),
 )
 
 

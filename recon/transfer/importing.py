@@ -32,8 +32,8 @@ _OTHERS = 1.5
 # Chunks between garbage collections. What a chunk leaves behind has no cycles, so Python's own collections, which come
 # with every few hundred objects, find nothing, and take half of the time of an import.
 _COLLECT_EVERY = 128
-# Seconds until a thread lets another one run, a tenth of Python's own. An answer of the database should not wait for the
-# threads that read and decide.
+# Seconds until a thread lets another one run, a tenth of Python's own. An answer of the database should not wait for
+# the threads that read and decide.
 _SWITCH = 0.0005
 SECONDS = 120.0  # of a chunk and each statement of it, the wait for the lane included
 
