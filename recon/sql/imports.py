@@ -64,19 +64,34 @@ async def begin_standing(connection: Connection, standing: Standing) -> None:
     await connection.execute(BEGIN_STANDING, standing.file, *_columns(standing))
 
 
+# Whether another writer waits for the lane, which this transaction has.
+IS_AWAITED = """EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'relation' AND relation = 'writer_lane'::regclass AND NOT granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)"""
 # Only from where this process has left it: another process may import the same file.
-ADVANCE_STANDING = """
+ADVANCE_STANDING = f"""
 UPDATE import SET form = $2::jsonb, characters = $3::bigint, line = $4::bigint, digest = $5::bytea,
     rejects = $6::bigint, counts = $7::jsonb, finished = $8::boolean
 WHERE file = $1::text AND characters = $9::bigint AND digest = $10::bytea AND NOT finished
-RETURNING true
+RETURNING {IS_AWAITED}
 """
 
 
-async def advance_standing(connection: Connection, before: Standing, after: Standing) -> bool:
-    """Store where the import stands now; False if it did not stand where it stood before."""
+async def advance_standing(connection: Connection, before: Standing, after: Standing) -> bool | None:
+    """Store where the import stands now, and tell whether another writer waits for the lane.
+
+    None if the import did not stand where it stood before.
+    """
     arguments = [after.file, *_columns(after), before.characters, before.digest]
-    return bool(await connection.fetchval(ADVANCE_STANDING, *arguments))
+    awaited: bool | None = await connection.fetchval(ADVANCE_STANDING, *arguments)
+    return awaited
+
+
+async def is_lane_awaited(connection: Connection) -> bool:
+    """Tell whether another writer waits for the lane, which this transaction has."""
+    return bool(await connection.fetchval(f"SELECT {IS_AWAITED}"))
 
 
 def _columns(standing: Standing) -> list[Any]:
@@ -127,8 +142,8 @@ FOR UPDATE
 """
 # As many ids as there are contacts and events. Every writer locks the table before it draws an id. No row is dated
 # before the newest that was fetched, as for `CHANGE_CONTACTS`.
-LOCK_TABLE = "UPDATE contact SET updated_at = updated_at WHERE false"
 DRAW_IDS = f"""
+WITH locked AS (UPDATE contact SET updated_at = updated_at WHERE false)
 SELECT array_agg({DRAW}) AS ids,
     greatest(statement_timestamp(), (SELECT created_at FROM contact WHERE id = $2::bigint)) AS now
 FROM generate_series(1, $1::int)
@@ -152,7 +167,6 @@ async def write(connection: Connection, plan: Plan) -> None:
     roots.update(*plan.relinks)
     if roots:
         await connection.fetch(LOCK_ROWS, sorted(roots))
-    await connection.execute(LOCK_TABLE)
     newest = plan.newest and plan.newest.id
     ids, now = await connection.fetchrow(DRAW_IDS, len(plan.inserts) + len(plan.events), newest)  # type: ignore[misc]
     ids.sort()
@@ -192,17 +206,3 @@ async def wait_for_rows(connection: Connection, requests: Sequence[Identifiers],
     """Return when no other session holds a row of the clusters that these requests touch."""
     rows, _ = await fetch_piece(connection, requests, digest)
     await connection.fetch(LOCK_ROWS, sorted(row[0] for row in rows))
-
-
-IS_AWAITED = """
-SELECT EXISTS (
-    SELECT FROM pg_locks
-    WHERE locktype = 'relation' AND relation = 'writer_lane'::regclass AND NOT granted
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-)
-"""
-
-
-async def is_lane_awaited(connection: Connection) -> bool:
-    """Tell whether another writer waits for the lane, which this transaction has."""
-    return bool(await connection.fetchval(IS_AWAITED))

@@ -125,9 +125,12 @@ class Import:
             begun = time.monotonic()
             plan = await chunks.apply(connection, pieces, self._digest) if pieces else Plan()
             after = self._after(plan, pieces)
-            if self.standing.file != STDIN and not await imports.advance_standing(connection, self.standing, after):
+            if self.standing.file == STDIN:
+                is_awaited: bool | None = await imports.is_lane_awaited(connection)
+            else:
+                is_awaited = await imports.advance_standing(connection, self.standing, after)
+            if is_awaited is None:
                 raise ReconError(f"another process imports {self.standing.file}")
-            is_awaited = self._database.has_lane and await imports.is_lane_awaited(connection)
             return after, is_awaited, time.monotonic() - begun
 
         while True:

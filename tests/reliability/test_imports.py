@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from recon.rules.identifiers import MAX_PHONE
 from recon.sql import invariants
 from tests.harness.exchanges import Exchange, Outcome, Request
 from tests.harness.history import check, contacts
@@ -22,7 +23,8 @@ REQUESTS = 3_000
 
 def is_valid(request: Request) -> bool:
     """Whether it is one that recon takes."""
-    return request.phone is None or (isinstance(request.phone, str) and request.phone.isprintable())
+    phone = request.phone
+    return phone is None or (isinstance(phone, str) and phone.isprintable() and len(phone) <= MAX_PHONE)
 
 
 def imported(url: str, path: Path) -> dict[str, int]:
@@ -45,9 +47,11 @@ async def test_beside_online_traffic(start_recon: StartRecon, database_url: str,
     async with driving([process.url], seed=SEED, requests=REQUESTS) as history:
         found = await asyncio.to_thread(imported, database_url, path)
 
-    for request in filter(is_valid, requests):
-        # When each record was imported, and that it was, is not known to its sender.
-        history.exchanges.append(Exchange(-1, 0, "import", request, begun, ended=inf, outcome=Outcome.UNKNOWN))
+    # When each record was imported is not known; all of them began before the first request.
+    history.exchanges[:0] = [
+        Exchange(-1, 0, "import", request, begun, ended=inf, outcome=Outcome.UNKNOWN)
+        for request in filter(is_valid, requests)
+    ]
     assert check(history, await contacts(database_url)) == []
     assert (await invariants.check(database_url))[0] == []
     assert found["records"] == RECORDS
