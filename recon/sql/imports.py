@@ -11,7 +11,7 @@ from recon.rules.clusters import Contact
 from recon.rules.guards import Digest, Guards
 from recon.rules.identifiers import Identifiers
 from recon.rules.reconcile import Entry, Plan
-from recon.sql.contacts import DRAW, FETCH_CLUSTERS_BY_AGE, RELINK, fetch_rows
+from recon.sql.contacts import DRAW, FETCH_CLUSTERS_BY_AGE, RELINK, change_contacts, fetch_rows
 
 
 @dataclass(slots=True)
@@ -163,6 +163,9 @@ _COPIED = (
 
 async def write(connection: Connection, plan: Plan) -> None:
     """Write what a chunk comes to, as `change_contacts` does. The plan has neither losses nor marks."""
+    if plan.newest is not None and plan.newest.rank >= _FARTHEST << _ID_BITS:  # the driver cannot send `infinity`
+        await change_contacts(connection, plan)
+        return
     roots = {primary.id for _, primary in plan.inserts if primary.id is not None}
     roots.update(*plan.relinks)
     if roots:
