@@ -57,7 +57,7 @@ CASES: dict[str, tuple[list[str], list[Request]]] = {
         [("junk", "1"), ("a", "1"), ("null", None), ("junk", None), ("null", "1"), ("b", "000000"), ("c", None)],
     ),
     "contacts are dated in the future": (
-        [TWO, "UPDATE contact SET created_at = now() + '1 day' * (3 - id)"],
+        [TWO, "UPDATE contact SET created_at = now() + make_interval(days => (3 - id)::int)"],
         [("a", "5"), ("b", "6"), ("c", "7"), ("b", "1"), ("c", "6")],
     ),
     "a contact is dated infinity": (
@@ -126,7 +126,9 @@ async def test_as_single_requests(
     if name in REPAIRED:
         assert await pairs(database_url) == await pairs(bare_database_url)
     else:
-        assert await state(database_url) == await state(bare_database_url)
+        # No row is dated before the newest one that its transaction has seen, so dates depend on chunks, too.
+        compared = 2 if "dated" in name else 3
+        assert (await state(database_url))[:compared] == (await state(bare_database_url))[:compared]
 
 
 async def test_two_processes_import_one_file(database_url: str, tmp_path: Path) -> None:
