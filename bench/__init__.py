@@ -9,4 +9,5 @@ systems/    the systems under load: processes with an HTTP port, the raw databas
 profile/    where the time goes: recon with its steps timed (timed) and under py-spy (samples)
 report/     the figures, the targets that they are compared with, the page and the plot
 beside      the rate that other clients keep beside a disturbance (a command of its own)
+imports     the speed of an import, compared with COPY (a command of its own)
 """
