@@ -281,13 +281,13 @@ def _name_resume(opened: _Opened, standing: "Standing") -> None:
 
 def _summarize(opened: _Opened, counts: dict[str, int], display: "Display | None", told: Options) -> None:
     """Print what the import came to."""
-    from recon.cli import progress
+    from recon.cli import tally
 
-    summary = progress.summary(counts, *((None, None) if display is None else (display.seconds, display.rate)))
+    summary = tally.summary(counts, *((None, None) if display is None else (display.seconds, display.rate)))
     summary["rejects"] = str(opened.rejects) if counts.get("rejected") else None
     if told.as_json:
         click.echo(json.dumps({"file": opened.text.name} | summary))
         return
     from recon.cli import terminal
 
-    terminal.console().print(progress.table(opened.text.name, summary))
+    terminal.console().print(tally.table(opened.text.name, summary))

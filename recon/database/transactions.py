@@ -261,7 +261,7 @@ class Database:
         # Before the lane: a correction waits for it as long as it may.
         begin, separator, lane = self._begin.partition("; LOCK TABLE")
         begin += _statement_timeout(seconds) + separator + lane
-        return await self._correction(step, _transaction(begin, work, rolled_back), seconds)
+        return await self._correction(step, _transaction(begin, work, rolled_back or _ignore), seconds)
 
     async def _correction(self, step: str, transaction: Work[T], seconds: float) -> T:
         try:

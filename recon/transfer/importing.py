@@ -123,7 +123,10 @@ class Import:
 
         async def work(connection: Connection) -> tuple[Standing, bool, float]:
             begun = time.monotonic()
-            plan = await chunks.apply(connection, pieces, self._digest) if pieces else Plan()
+            plan = Plan()
+            if pieces:
+                plan = await chunks.apply(connection, pieces, self._digest)
+                self._database.require_region(plan.region)  # which the match keys of the pieces were made for
             after = self._after(plan, pieces)
             if self.standing.file == STDIN:
                 is_awaited: bool | None = await imports.is_lane_awaited(connection)
@@ -135,7 +138,7 @@ class Import:
 
         while True:
             try:
-                return await self._database.correcting(work, SECONDS, "import")
+                return await self._database.correcting(work, SECONDS, step="import")
             except RowsHeld:
                 await self._wait(pieces)
 
@@ -178,4 +181,4 @@ async def begin(database: Database, standing: Standing) -> None:
     async def work(connection: Connection) -> Any:
         await imports.begin_standing(connection, standing)
 
-    await database.correcting(work, SECONDS, "import")
+    await database.correcting(work, SECONDS, step="import")

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -23,6 +24,9 @@ _PHONE = re.compile(
 _DELIMITERS = ",;\t|"
 # Of a quoted field. One that is longer is a quote that is not closed.
 _LONGEST_FIELD = 131_072
+# Lines of NDJSON whose members are its columns. Without one for emails (or phone numbers), these have the API's name.
+_LOOKED_AT = 100
+_API_EMAIL, _API_PHONE = "email", "phoneNumber"
 # What a file of rejects has besides the records.
 LINE, REASON = "recon_line", "recon_reason"
 
@@ -161,10 +165,11 @@ class Ndjson:
     def __init__(self, text: Text, asked: Asked) -> None:
         self._lines = iter(text)
         self._line = 0
-        given = asked.emails or asked.phones
-        self.columns = Columns(
-            list(asked.emails) if given else ["email"], list(asked.phones) if given else ["phoneNumber"]
-        )
+        if asked.emails or asked.phones:
+            self.columns = Columns(list(asked.emails), list(asked.phones))
+        else:
+            found = _columns(text.name, _members(text.peek(_LOOKED_AT)), asked)
+            self.columns = Columns(found.emails or [_API_EMAIL], found.phones or [_API_PHONE])
 
     def records(self, first_line: int) -> Iterator[tuple[int, Raw]]:
         """Read the lines that follow; blank ones are no records."""
@@ -199,6 +204,15 @@ class Ndjson:
         except Invalid:
             record = {"recon_text": raw.rstrip("\r\n")}
         return json.dumps(record | {LINE: line, REASON: reason}) + "\n"
+
+
+def _members(lines: Iterable[str]) -> list[str]:
+    """The names of the members that the objects of these lines have."""
+    names: dict[str, None] = {}
+    for line in lines:
+        with suppress(Invalid):
+            names |= dict.fromkeys(_object(line))
+    return [*names]
 
 
 def _object(line: str) -> dict[str, Any]:

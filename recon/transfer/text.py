@@ -5,7 +5,9 @@ import hashlib
 import io
 import sys
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,6 +42,7 @@ class Text:
         gzipped: bool = self._stored.peek(2)[:2] == _GZIP
         unpacked: IO[bytes] = gzip.GzipFile(fileobj=self._stored) if gzipped else self._stored  # type: ignore[assignment]
         self._text = io.TextIOWrapper(unpacked, encoding or "utf-8-sig", BAD_BYTES, newline="")
+        self._ahead: deque[str] = deque()
         self._unmarked: list[str] = []
         self._digest = hashlib.sha256()
         self.characters = 0
@@ -47,9 +50,22 @@ class Text:
     def __iter__(self) -> Iterator[str]:
         """Read line after line. Raises ReconError when it cannot be read."""
         unmarked = self._unmarked
+        while self._ahead:
+            unmarked.append(self._ahead.popleft())
+            yield unmarked[-1]
+        for line in self._read():
+            unmarked.append(line)
+            yield line
+
+    def peek(self, lines: int) -> list[str]:
+        """Return so many of the next lines, or all that there are; they are still to be read."""
+        self._ahead.extend(islice(self._read(), lines))
+        return [*self._ahead]
+
+    def _read(self) -> Iterator[str]:
         try:
-            for line in self._text:
-                unmarked.append(line)
+            # Not `yield from`, which would close the file together with this generator.
+            for line in self._text:  # noqa: UP028
                 yield line
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ReconError(f"{self.name} is not a complete gzip file: {error}") from None
@@ -67,12 +83,20 @@ class Text:
     def skip(self, characters: int) -> bytes:
         """Read so many characters, or all that there are, and return their digest."""
         while (missing := characters - self.characters) > 0:
-            text = self._text.read(min(missing, _SLICE))
+            text = self._slice(min(missing, _SLICE))
             if not text:
                 break
             self._unmarked.append(text)
             self.mark()
         return self._digest.digest()
+
+    def _slice(self, most: int) -> str:
+        if not self._ahead:
+            return self._text.read(most)
+        line = self._ahead.popleft()
+        if len(line) > most:
+            self._ahead.appendleft(line[most:])
+        return line[:most]
 
     def position(self) -> int | None:
         """How many of the stored bytes have been read, or a few more; None if that is not known."""

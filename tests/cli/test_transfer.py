@@ -19,8 +19,9 @@ from tests.harness.processes import RECON, recon
 KILLS = 20
 # Each contact with the place of its primary, whatever the ids are: transactions that were rolled back drew some.
 ROWS = """
-SELECT email, phone_number, (SELECT count(*) FROM contact AS older WHERE older.id <= contact.linked_id), source
-FROM contact ORDER BY id
+WITH placed AS (SELECT *, row_number() OVER (ORDER BY id) AS place FROM contact)
+SELECT placed.email, placed.phone_number, older.place AS of, placed.source
+FROM placed LEFT JOIN placed AS older ON older.id = placed.linked_id ORDER BY placed.place
 """
 
 

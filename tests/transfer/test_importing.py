@@ -1,6 +1,7 @@
 """Imports against the model: what the records come to is what single requests in their order come to."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -9,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recon.database.transactions import Database
+from recon.errors import Unavailable
 from recon.sql import invariants
+from recon.transfer.pieces import Piece
 from tests.harness.databases import execute, fetch
 from tests.harness.imports import import_pieces, piece_of
 from tests.harness.model import Model, Request
@@ -27,6 +30,21 @@ async def take_rows(url: str) -> tuple[list[asyncpg.Record], list[asyncpg.Record
     merges = await fetch(url, "SELECT id, email, phone_number FROM event ORDER BY id")
     await execute(url, "TRUNCATE contact RESTART IDENTITY")
     return rows, merges
+
+
+async def test_another_default_region(database_url: str, tmp_path: Path) -> None:
+    """An import beside `recon rekey` writes no match keys of the old region: it ends, and its chunk is not written."""
+
+    def beside_a_rekey() -> Iterator[Piece]:
+        yield piece_of([("a", "1")], 1)
+        asyncio.run(execute(database_url, "UPDATE setting SET default_region = 'US'"))
+        yield piece_of([("b", "2")], 2)
+
+    async with Database(database_url).opened() as database:
+        with pytest.raises(Unavailable, match="configured with the default region none, but the database has US"):
+            await import_pieces(database, beside_a_rekey(), tmp_path, most_pieces=1)
+
+    assert await fetch(database_url, "SELECT email FROM contact WHERE email = 'b'") == []
 
 
 @pytest.mark.parametrize("most_pieces", [1, 3, 8])

@@ -96,6 +96,42 @@ def test_columns_are_found_by_name(emails: list[str], phones: list[str], tmp_pat
         assert format_of(text, Asked()).columns == (emails, phones)
 
 
+def test_members_are_found_by_name(tmp_path: Path) -> None:
+    """Those of the first lines count; what they lack has its name in the API. No line is lost or read twice."""
+    path = tmp_path / "shop.ndjson"
+    path.write_text(
+        '{"id": 1}\n[]\n{"E-Mail": "a", "mail": ["b"]}\n' + '{"E-Mail": "c"}\n' * 200 + '{"phoneNumber": 5}'
+    )
+
+    found = read(path)
+
+    assert requests_of(found) == [("a", None), ("b", None), *[("c", None)] * 200, (None, "5")]
+    assert [line for piece in found for line, _ in piece.origins] == [3, 3, *range(4, 205)]
+    assert found[-1].characters == len(path.read_text())
+    for text, listed in (('{"id": 1, "name": ""}', "id, name"), ("", "no columns")):
+        path.write_text(text)
+        with pytest.raises(ReconError, match=f"It has {listed}"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["shop.csv", "shop.ndjson"])
+def test_what_is_done_is_skipped(name: str, tmp_path: Path) -> None:
+    """A file is read on from any piece, also where lines were looked at before; the digests are the same."""
+    path = tmp_path / name
+    lines = ['{"mail": "%s"}', "%s"][name == "shop.csv"]
+    path.write_text("mail\n" + "".join(f"{lines % number}\n" for number in range(300)))
+    every = read(path)
+    for piece in every[:: len(every) // 5]:
+        with closing(Text(str(path))) as text:
+            form = format_of(text, Asked())
+            text.mark()
+
+            assert text.skip(piece.characters) == piece.digest
+
+            rest = [*pieces(text, form, Maker("import", None, strict=False), piece.line, 2)]
+            assert rest == every[every.index(piece) + 1 :] or [each.digest for each in rest] == [piece.digest]
+
+
 def test_columns_that_are_given(tmp_path: Path) -> None:
     """Only the given columns are read; an unknown one, and no column at all, are errors that list the columns."""
     path = tmp_path / "shop.csv"
@@ -124,7 +160,7 @@ def test_columns_that_are_given(tmp_path: Path) -> None:
 def test_several_values(emails: Any, phones: Any, expected: Requests, unlinked: int, tmp_path: Path) -> None:
     """The first email comes with each phone number, and each further email with the first phone number."""
     path = tmp_path / "shop.jsonl"
-    path.write_text(json.dumps({"email": emails, "phoneNumber": phones}))
+    path.write_text(json.dumps({"email": emails, "phoneNumber": phones}))  # as POST /identify takes them
 
     (piece,) = read(path)[:1]
 
