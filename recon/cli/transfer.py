@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # imported only when the command runs: other commands start f
     from recon.cli.tally import Display
     from recon.database.transactions import Database
     from recon.sql.imports import Standing
+    from recon.transfer.pieces import Piece
     from recon.transfer.records import Asked, Format
     from recon.transfer.text import Text
 
@@ -217,15 +218,12 @@ async def _one(database: "Database", settings: Settings, opened: _Opened, told: 
     """Import one file, from where it stands. False if a signal ended it."""
     from recon.cli.tally import Display
     from recon.rules.digests import digest
-    from recon.transfer.importing import PIECE, Import
-    from recon.transfer.pieces import Reader, pieces
+    from recon.transfer.importing import Import
+    from recon.transfer.pieces import Reader
     from recon.transfer.rejects import Rejects
-    from recon.transfer.requests import Maker
 
-    maker = Maker(told.source, settings.default_region, strict=settings.strict)
     standing = opened.standing
-    line = max(standing.line, opened.format.line())
-    reader = Reader(pieces(opened.text, opened.format, maker, line, PIECE))
+    reader = Reader(_pieces(settings, opened, told))
     key = suppress_key(settings)
     rejects = Rejects(opened.rejects, opened.format, told.encoding)
     with Display(opened.text.name, opened.text.size, standing.counts.get("records", 0)) as display:
@@ -249,6 +247,24 @@ async def _one(database: "Database", settings: Settings, opened: _Opened, told: 
     if not importing.standing.finished:
         _name_resume(opened, importing.standing)
     return importing.standing.finished
+
+
+def _pieces(settings: Settings, opened: _Opened, told: Options) -> "Iterator[Piece]":
+    """The pieces of a file that are still to be imported. A pipe can be read only here, by this process."""
+    from recon.transfer import elsewhere, pieces
+    from recon.transfer.importing import PIECE
+    from recon.transfer.requests import Maker
+
+    text, form, region, strict = opened.text, opened.format, settings.default_region, settings.strict
+    line = max(opened.standing.line, form.line())
+    if text.size is None or not Path(text.name).is_file():
+        return pieces.pieces(text, form, Maker(told.source, region, strict=strict), line, PIECE)
+    done = opened.standing.characters
+    return elsewhere.read(
+        elsewhere.Task(
+            text.name, told.encoding, form.name, *form.columns, told.source, region, strict, done, line, PIECE
+        )
+    )
 
 
 def _stop_when_told(stop: Any) -> None:
