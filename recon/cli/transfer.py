@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
@@ -94,8 +95,6 @@ def import_(
 
 def _check(files: Sequence[str], encoding: str | None, rejects: Path | None, *, resume: bool, restart: bool) -> None:
     """Raise UsageError for options that make no sense together."""
-    import codecs
-
     if resume and restart:
         raise click.UsageError("give --resume or --restart, not both")
     if resume and "-" in files:
@@ -106,7 +105,7 @@ def _check(files: Sequence[str], encoding: str | None, rejects: Path | None, *, 
         raise click.UsageError("a FILE is named twice")
     if encoding is not None:
         try:
-            codecs.lookup(encoding)
+            "".encode(encoding)
         except LookupError:
             raise click.UsageError(f"there is no encoding {encoding}") from None
 
@@ -154,7 +153,10 @@ async def _import(settings: Settings, told: Options) -> bool:
         for name in told.files:
             text = stack.enter_context(closing(Text(name, told.encoding)))
             opened.append(_Opened(text, told, settings))
+            if text.size is not None:
+                text.lock()
             click.echo(opened[-1].columns(), err=True)
+        _require_apart(opened)
         async with _database(settings) as database:
             for each in opened:
                 await _stand(database, each, told)
@@ -162,6 +164,18 @@ async def _import(settings: Settings, told: Options) -> bool:
                 if not each.standing.finished and not await _one(database, settings, each, told):
                     return False
     return True
+
+
+def _require_apart(opened: Sequence[_Opened]) -> None:
+    """Raise ReconError unless rejects have files of their own, which can be created."""
+    taken = {Path(each.text.name).resolve() for each in opened if each.text.size is not None}
+    for each in opened:
+        path = each.rejects.resolve()
+        if path in taken:
+            raise ReconError(f"{each.rejects} would be overwritten by the rejects of {each.text.name}: give --rejects")
+        if not os.access(path.parent, os.W_OK) or path.is_dir():
+            raise ReconError(f"the rejects of {each.text.name} cannot be written to {each.rejects}: give --rejects")
+        taken.add(path)
 
 
 @asynccontextmanager
@@ -238,7 +252,7 @@ async def _one(database: "Database", settings: Settings, opened: _Opened, told: 
         _stop_when_told(importing.stop)
         try:
             await importing.run()
-        except ReconError:
+        except (ReconError, OSError):
             _name_resume(opened, importing.standing)
             raise
         finally:
@@ -257,7 +271,7 @@ def _pieces(settings: Settings, opened: _Opened, told: Options) -> "Iterator[Pie
 
     text, form, region, strict = opened.text, opened.format, settings.default_region, settings.strict
     line = max(opened.standing.line, form.line())
-    if text.size is None or not Path(text.name).is_file():
+    if text.size is None:
         return pieces.pieces(text, form, Maker(told.source, region, strict=strict), line, PIECE)
     done = opened.standing.characters
     return elsewhere.read(

@@ -105,10 +105,13 @@ class Csv:
         self._header = [name.strip() for name in self._next(reader) or []]
         self._line = reader.line_num
         self.columns = _columns(text.name, self._header, asked)
-        places = {name: place for place, name in reversed([*enumerate(self._header)])}
-        self._emails = [places[name] for name in self.columns.emails]
-        self._phones = [places[name] for name in self.columns.phones]
+        self._emails, self._phones = ([*self._places(names)] for names in self.columns)
         self._last = max(self._emails + self._phones)
+
+    def _places(self, names: Iterable[str]) -> Iterator[int]:
+        """The places of the columns with these names; several may have the same."""
+        for name in names:
+            yield from (place for place, each in enumerate(self._header) if each == name)
 
     def _next(self, reader: Any) -> list[str] | None:
         try:

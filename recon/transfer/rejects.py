@@ -1,5 +1,6 @@
 """The file of rejected records."""
 
+import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,7 +33,9 @@ class Rejects:
         with open(os.open(self.path, os.O_WRONLY | os.O_CREAT, _PRIVATE), "wb") as file:  # noqa: PTH123 (with its mode)
             file.truncate(length)
             file.seek(length)
-            file.write("".join(lines).encode(self._encoding, BAD_BYTES))
-            file.flush()
+            # A byte order mark, where the encoding has one, comes only at the beginning of the file.
+            text = io.TextIOWrapper(file, self._encoding, BAD_BYTES, newline="")
+            text.writelines(lines)
+            text.flush()
             os.fsync(file.fileno())
             return file.tell()

@@ -1,5 +1,7 @@
 """The text of a file that is imported, and how far it has been read."""
 
+import codecs
+import fcntl
 import gzip
 import hashlib
 import io
@@ -7,6 +9,7 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +17,7 @@ from typing import IO, Any
 from recon.errors import ReconError
 
 STDIN = "-"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _GZIP = b"\x1f\x8b"  # the first bytes of a gzipped file
 # Bytes that are no text of the encoding. They go to the rejects as they came.
 BAD_BYTES = "surrogateescape"
@@ -30,7 +34,7 @@ class Text:
 
     Attributes
     ----------
-    size : in bytes, as it is stored; None if that is not known.
+    size : in bytes, as it is stored; None if that is not known: of standard input, and of a pipe with a name.
     """
 
     def __init__(self, name: str, encoding: str | None = None) -> None:
@@ -38,8 +42,11 @@ class Text:
         # The file stays open as long as the import, which closes it.
         stored: Any = sys.stdin.buffer if name == STDIN else Path(name).open("rb")  # noqa: SIM115
         self._stored = stored
-        self.size = None if name == STDIN else Path(name).stat().st_size
-        gzipped: bool = self._stored.peek(2)[:2] == _GZIP
+        self.size = Path(name).stat().st_size if name != STDIN and Path(name).is_file() else None
+        start = self._stored.peek(2)[:2]
+        if encoding is None and start in _UTF_16:
+            raise ReconError(f"{name} is UTF-16: give --encoding utf-16")
+        gzipped: bool = start == _GZIP
         unpacked: IO[bytes] = gzip.GzipFile(fileobj=self._stored) if gzipped else self._stored  # type: ignore[assignment]
         self._text = io.TextIOWrapper(unpacked, encoding or "utf-8-sig", BAD_BYTES, newline="")
         self._ahead: deque[str] = deque()
@@ -63,10 +70,15 @@ class Text:
         return [*self._ahead]
 
     def _read(self) -> Iterator[str]:
-        try:
+        with self._failing_clearly():
             # Not `yield from`, which would close the file together with this generator.
             for line in self._text:  # noqa: UP028
                 yield line
+
+    @contextmanager
+    def _failing_clearly(self) -> Iterator[None]:
+        try:
+            yield
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ReconError(f"{self.name} is not a complete gzip file: {error}") from None
         except UnicodeError:
@@ -92,7 +104,8 @@ class Text:
 
     def _slice(self, most: int) -> str:
         if not self._ahead:
-            return self._text.read(most)
+            with self._failing_clearly():
+                return self._text.read(most)
         line = self._ahead.popleft()
         if len(line) > most:
             self._ahead.appendleft(line[most:])
@@ -101,6 +114,15 @@ class Text:
     def position(self) -> int | None:
         """How many of the stored bytes have been read, or a few more; None if that is not known."""
         return None if self.size is None else self._stored.tell()
+
+    def lock(self) -> None:
+        """Have no other process lock the file until it is closed here. Raises ReconError if another one has it."""
+        try:
+            fcntl.flock(self._stored, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ReconError(f"another process imports {self.name}") from None
+        except OSError:  # a file system without such locks
+            return
 
     def close(self) -> None:
         """Close the file."""

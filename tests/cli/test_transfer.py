@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import os
 import random
 import signal
 import subprocess
@@ -10,13 +11,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from recon.sql import invariants
 from tests.harness.databases import execute, fetch
 from tests.harness.processes import RECON, recon
 
-KILLS = 20
+KILLS = int(os.environ.get("RECON_TEST_KILLS", "3"))
+RECORDS_A_KILL = 20_000  # more than an import commits between two kills
+SECONDS_A_CHUNK = 0.15
 # Each contact with the place of its primary, whatever the ids are: transactions that were rolled back drew some.
 ROWS = """
 WITH placed AS (SELECT *, row_number() OVER (ORDER BY id) AS place FROM contact)
@@ -137,23 +141,40 @@ def killed(url: str, path: Path, seconds: float, signum: int, *arguments: str) -
     return process
 
 
-@pytest.mark.timeout(400)  # an undisturbed import, and twenty beginnings of one
+async def killed_behind(url: str, chunks: int, seconds: float, path: Path, *arguments: str) -> bool:
+    """Start an import, kill it some time after its next commits, and tell whether it was not done yet."""
+    connection = await asyncpg.connect(url)
+    done = "SELECT characters FROM import UNION ALL SELECT 0"
+    before = await connection.fetchval(done)
+    command = [RECON, "import", "--json", "--database-url", url, *arguments, path]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        while chunks and process.poll() is None:
+            await asyncio.sleep(0.01)
+            after = await connection.fetchval(done)
+            chunks, before = chunks - (after != before), after
+        await asyncio.sleep(seconds)
+    finally:
+        process.kill()
+        await connection.close()
+    return process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.timeout(60 + 20 * KILLS)
 async def test_killed_at_random_points(database_url: str, bare_database_url: str, tmp_path: Path) -> None:
     """Killed and resumed again and again, an import leaves what an undisturbed one leaves, and the same rejects."""
-    path = shop(tmp_path / "shop.csv", 40_000)
+    path = shop(tmp_path / "shop.csv", RECORDS_A_KILL * (KILLS + 1))
     with path.open("a") as file:
         file.write("\x01,\n" * 2)
     undisturbed = summary(bare_database_url, "--rejects", tmp_path / "expected.csv", path)
-    resume: list[str] = []
     chosen = random.Random(2)  # noqa: S311 (a choice)
+    resume: list[str] = []
     for _ in range(KILLS):
-        process = killed(database_url, path, chosen.uniform(0, 1.2), signal.SIGKILL, *resume)
-        process.communicate()
-        resume = ["--resume"]
-        if process.returncode == 0:
-            break
+        chunks = chosen.choice((0, 1, 1))
+        assert await killed_behind(database_url, chunks, chosen.uniform(0, SECONDS_A_CHUNK), path, *resume)
+        resume = ["--resume"] if await fetch(database_url, "TABLE import") else []
 
-    found = summary(database_url, "--resume", path)
+    found = summary(database_url, *resume, path)
 
     counts = ("records", "requests", "created", "extended", "merged", "known", "withheld", "unlinked", "rejected")
     assert {name: found[name] for name in counts} == {name: undisturbed[name] for name in counts}
@@ -202,8 +223,6 @@ def test_finished_already(database_url: str, tmp_path: Path) -> None:
 
 async def test_a_row_that_another_session_holds(database_url: str, tmp_path: Path) -> None:
     """The import waits for the row, as writers do, and goes on when it is free."""
-    import asyncpg
-
     path = tmp_path / "shop.csv"
     path.write_text("email,phone\na@x,2\n")
     await execute(database_url, "INSERT INTO contact (email, phone_number) VALUES ('a@x', '1')")
