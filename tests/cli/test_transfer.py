@@ -2,11 +2,13 @@
 
 import asyncio
 import csv
+import fcntl
 import json
 import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -120,14 +122,55 @@ async def test_ndjson_and_standard_input(database_url: str, tmp_path: Path) -> N
         (["--encoding", "klingon", "a.csv"], "there is no encoding klingon"),
         (["--rejects", "r.csv", "a.csv", "b.csv"], "--rejects is for one FILE"),
         (["a.csv", "a.csv"], "named twice"),
+        (["--encoding", "base64", "a.csv"], "there is no encoding base64"),
         (["missing.csv"], "No such file"),
+        (["."], "Is a directory"),
+        (["empty.csv"], "It has no columns"),
+        (["utf-16.csv"], "is UTF-16: give --encoding utf-16"),
+        (["a.csv", "--rejects", "a.csv"], "a.csv would be overwritten"),
+        (["a.csv", "a.csv.gz"], "a.rejects.csv would be overwritten by the rejects of a.csv.gz"),
+        (["a.csv", "--rejects", "missing/r.csv"], "cannot be written to missing/r.csv"),
+        (["a.csv", "--rejects", "/dev/full"], "cannot be written to /dev/full"),
     ],
 )
-def test_what_makes_no_sense(arguments: list[str], message: str, database_url: str) -> None:
-    """It is an error before anything is changed."""
-    done = run(database_url, *arguments)
+def test_what_makes_no_sense(arguments: list[str], message: str, database_url: str, tmp_path: Path) -> None:
+    """It is an error before anything is changed, and the file is as it was."""
+    files = {"a.csv": b"email\n\x01\n", "empty.csv": b"", "utf-16.csv": "email\n".encode("utf-16")}
+    files["a.csv.gz"] = files["a.csv"]
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    done = run(database_url, *arguments, cwd=tmp_path)
     assert done.returncode in {1, 2}
     assert message in done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+async def test_two_processes_at_once(database_url: str, tmp_path: Path) -> None:
+    """The second one is refused while the first one has the file."""
+    path = shop(tmp_path / "shop.csv", 10)
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        assert f"another process imports {path}" in run(database_url, path).stderr
+
+    assert await rows(database_url) == []
+
+
+def test_a_pipe_with_a_name_and_another_encoding(database_url: str, tmp_path: Path) -> None:
+    """It is read once, by the process itself; the rejects of several chunks have one byte order mark."""
+    path = tmp_path / "shop.csv"
+    os.mkfifo(path)
+    text = "email,email\n" + "ä@x,\x01\n" * 20_000 + "a@x,b@x\n"
+    writer = threading.Thread(target=lambda: path.write_bytes(text.encode("utf-16")))
+    writer.start()
+
+    found = summary(database_url, "--encoding", "utf-16", path)
+
+    writer.join()
+    assert (found["created"], found["rejected"]) == (2, 20_000)
+    rejects = (tmp_path / "shop.rejects.csv").read_bytes().decode("utf-16")
+    assert rejects.count("\n") == 20_001
+    assert "\ufeff" not in rejects
 
 
 def killed(url: str, path: Path, seconds: float, signum: int, *arguments: str) -> "subprocess.Popen[str]":
