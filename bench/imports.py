@@ -24,11 +24,13 @@ from typing import Any
 import asyncpg
 import click
 
+from bench.load import wrk
 from bench.report.tables import table
 from bench.systems import postgres
 from recon.sql import invariants
 
 TARGET = 0.6
+RECORDS = 1_000_000
 REPEATS = 1 / 3  # of the records
 RECENT = 50_000  # people who come again
 # Of the records about people who came before: those with a new phone number or email.
@@ -38,6 +40,10 @@ COLUMNS = (
     *("id", "email", "phone_number", "phone_key"),
     *("linked_id", "link_precedence", "created_at", "updated_at", "source"),
 )
+
+
+class ImportFailed(wrk.LoadFailed):
+    """An import failed, or left what it should not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +96,8 @@ async def _load(url: str, path: Path) -> float:
         await connection.close()
 
 
-def measure(server: postgres.Postgres, path: Path, count: int) -> Measured:
-    """Import the file into an empty database, check it, and copy its contacts into another one."""
-    url = server.fresh(0)
+def imported(url: str, path: Path) -> tuple[float, dict[str, Any]]:
+    """Import the file, and check the result; the seconds, and what the import said of itself. Raises ImportFailed."""
     begun = time.perf_counter()
     done = subprocess.run(  # noqa: S603 (our own command)
         [PROGRAM, "import", "--json", path],
@@ -103,21 +108,29 @@ def measure(server: postgres.Postgres, path: Path, count: int) -> Measured:
     )
     seconds = time.perf_counter() - begun
     if done.returncode:
-        raise click.ClickException(f"the import failed: {done.stderr.strip()}")
+        raise ImportFailed(f"the import failed: {done.stderr.strip()}")
     violations, _ = asyncio.run(invariants.check(url))
     if violations:
-        raise click.ClickException(f"{len(violations)} violations of invariants, such as: {violations[0]}")
-    unloaded = path.with_suffix(".copy")
-    rows = asyncio.run(_unload(url, unloaded))
-    copied = asyncio.run(_load(server.fresh(0), unloaded))
-    return Measured(count / seconds, rows / copied, json.loads(done.stdout))
+        raise ImportFailed(f"{len(violations)} violations of invariants, such as: {violations[0]}")
+    return seconds, json.loads(done.stdout)
+
+
+def copied(server: postgres.Postgres, path: Path) -> tuple[float, int]:
+    """Copy the contacts of the server's database into a new one, by way of a file; the seconds, and how many."""
+    rows = asyncio.run(_unload(server.url(), path))
+    return asyncio.run(_load(server.fresh(0), path)), rows
+
+
+def measure(server: postgres.Postgres, path: Path, count: int) -> Measured:
+    """Import the file into an empty database, check it, and copy its contacts into another one."""
+    seconds, summary = imported(server.fresh(0), path)
+    copying, rows = copied(server, path.with_suffix(".copy"))
+    return Measured(count / seconds, rows / copying, summary)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="How often it is measured.")
-@click.option(
-    "--records", "count", type=click.IntRange(1000), default=1_000_000, show_default=True, help="In the file."
-)
+@click.option("--records", "count", type=click.IntRange(1000), default=RECORDS, show_default=True, help="In the file.")
 def main(*, rounds: int, count: int) -> None:
     """Measure how fast an import is, compared with COPY."""
     with (
@@ -128,7 +141,10 @@ def main(*, rounds: int, count: int) -> None:
         path.write_text("".join(records(count)))
         found = []
         for _ in range(rounds):
-            found.append(measure(server, path, count))
+            try:
+                found.append(measure(server, path, count))
+            except ImportFailed as error:
+                raise click.ClickException(str(error)) from error
             click.echo(f"import {found[-1].records_per_second:,.0f} /s, COPY {found[-1].rows_per_second:,.0f} /s")
     ratios = [each.ratio for each in found]
     rows = [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import asyncpg
 
+from bench import imports
 from bench.load import batches, people, wrk
 from bench.load.followers import Followers
 from bench.load.probe import Probe
@@ -51,9 +52,18 @@ def run(case: Case, times: Times, postgres: Postgres, folder: Path, watching: Wa
             _pgbench(series, times.of(case), postgres, folder)
         elif system.kind == "select":
             _select(series, times.of(case), postgres, workload)
+        elif system.kind in {"command", "copy"}:
+            _import(series, postgres, folder)
         else:
             _http(series, times.of(case), postgres, folder, watching)
-    except (LoadFailed, SystemFailed, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (
+        LoadFailed,
+        SystemFailed,
+        imports.ImportFailed,
+        OSError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+    ) as error:
         series.problems.append(str(error) or type(error).__name__)
     return series
 
@@ -63,6 +73,18 @@ def _select(series: Series, seconds: tuple[int, int], postgres: Postgres, worklo
     for each in seconds:
         done = rawdb.run_select(url, workload.people, seconds=each)
     _note(series, done)
+
+
+def _import(series: Series, postgres: Postgres, folder: Path) -> None:
+    """The records a second of an import, or the rows a second of COPY of what it made."""
+    path = folder / "shop.csv"
+    path.write_text("".join(imports.records(imports.RECORDS)))
+    series.requests = imports.RECORDS
+    series.seconds, _ = imports.imported(postgres.fresh(0), path)
+    if series.system == "copy":
+        series.seconds, series.requests = imports.copied(postgres, path)
+    series.per_second = series.requests / series.seconds
+    path.unlink()
 
 
 def _pgbench(series: Series, seconds: tuple[int, int], postgres: Postgres, folder: Path) -> None:

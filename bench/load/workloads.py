@@ -58,6 +58,7 @@ WORKLOADS = {
             followers=100,
         ),
         Workload("alone", "known customers, from one client with one connection", "known", 1_000),
+        Workload("import", "a file with a million records of a shop; a third of them repeats or extends", "new", 0),
         Workload("memory", "the mix, for several minutes", "mix", 2_000, apart=True),
     )
 }

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
+from bench import imports
 from bench.plan import FEW, MANY
 from bench.report.results import Results, Series
 
-RECON = ("recon", "recon-2", "plain", "batch")
+RECON = ("recon", "recon-2", "plain", "batch", "command")
 FIRST_MINUTE = 60  # seconds; a fifth of the time when the memory is watched for less than five minutes
 FLAT = 1.05  # maximum growth of the memory after that
 MOST_MEMORY = 120  # MiB
@@ -134,6 +135,11 @@ def targets(results: Results) -> list[Target]:
             "mix beside a hundred followers of the change feed ÷ mix alone",
             0.9,
             _ratio(("followed", "recon", FEW), ("mix", "recon", FEW)),
+        ),
+        at_least(
+            "records a second of an import ÷ rows a second of COPY",
+            imports.TARGET,
+            _ratio(("import", "command", 1), ("import", "copy", 1)),
         ),
         worst("retries a request, one process, the worst series", 0, _most_retries("recon")),
         worst("retries a request, two processes, the worst series", 0.001, _most_retries("recon-2")),

@@ -74,6 +74,8 @@ SYSTEMS = {
         System("pgbench", "no HTTP: one call of a server-side function per transaction", "pgbench"),
         System("timed", "recon with a clock at each step, for the profile", timed=True),
         System("sampled", "recon while py-spy looks at it, for the profile"),
+        System("command", "`recon import`, from the file to the last commit; requests are records", "command"),
+        System("copy", "COPY of the contacts that an import made into the same table; requests are rows", "copy"),
         System("select", "asyncpg, one indexed SELECT after another, no HTTP", "select"),
     )
 }
