@@ -1,4 +1,4 @@
-"""Pieces of a file: records turned into requests by a thread, while other pieces are decided and written."""
+"""Pieces of a file: records turned into requests, and read ahead while other pieces are decided and written."""
 
 import queue
 import threading

@@ -99,7 +99,7 @@ def in_twos(requests: list[Request]) -> Iterator[list[Request]]:
         yield requests[place : place + 2]
 
 
-@pytest.mark.parametrize("most_pieces", [1, 2, 8])
+@pytest.mark.parametrize("most_pieces", [1, 8])
 @pytest.mark.parametrize("name", CASES)
 async def test_as_single_requests(
     name: str, most_pieces: int, database_url: str, bare_database_url: str, tmp_path: Path

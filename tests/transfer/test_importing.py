@@ -47,7 +47,7 @@ async def test_another_default_region(database_url: str, tmp_path: Path) -> None
     assert await fetch(database_url, "SELECT email FROM contact WHERE email = 'b'") == []
 
 
-@pytest.mark.parametrize("most_pieces", [1, 3, 8])
+@pytest.mark.parametrize("most_pieces", [1, 3])
 def test_an_import_agrees_with_the_model(most_pieces: int, database_url: str, tmp_path: Path) -> None:
     """Contacts, links, merges, ids and counts are those of the requests one by one, wherever chunks begin."""
 
