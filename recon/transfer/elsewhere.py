@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from itertools import repeat
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from recon.errors import ReconError
 from recon.rules.identifiers import Identifiers
@@ -58,12 +58,11 @@ def read(task: Task) -> Iterator[Piece]:
     with subprocess.Popen(  # noqa: S603 (our own program)
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as process:
-        assert process.stdin is not None  # noqa: S101
-        assert process.stdout is not None  # noqa: S101
+        stdin, stdout = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
         try:
-            with process.stdin as file:
+            with stdin as file:
                 file.write(marshal.dumps(tuple(task)))
-            while isinstance(found := _received(process.stdout), tuple):
+            while isinstance(found := _received(stdout), tuple):
                 yield _piece(found, task.source)
             if found:
                 raise ReconError(found)
