@@ -53,8 +53,8 @@ class Task(NamedTuple):
 def read(task: Task) -> Iterator[Piece]:
     """Read the pieces of a file in another process, which ends with this generator. Raises ReconError."""
     command = [sys.executable, "-P", "-m", __name__]
-    # Of another session, so that Ctrl-C ends this process only, behind a chunk. Should this process be killed, the
-    # other one finds the pipe closed.
+    # Of another session, so that Ctrl-C ends this process only, behind a chunk. The other one ends when it finds the
+    # pipe closed: by this generator, or because this process was killed.
     with subprocess.Popen(  # noqa: S603 (our own program)
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as process:
@@ -68,8 +68,6 @@ def read(task: Task) -> Iterator[Piece]:
                 raise ReconError(found)
         except (EOFError, BrokenPipeError):
             raise ReconError(f"the process that reads {task.file} was ended") from None
-        finally:
-            process.kill()
 
 
 def _received(file: IO[bytes]) -> Any:
