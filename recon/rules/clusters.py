@@ -5,6 +5,7 @@ Values without I/O: no driver, no clock, no wire format.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple, TypeAlias
 
@@ -110,13 +111,16 @@ class Cluster:
     def values(self, kind: Kind) -> set[str]:
         """Its emails, or the match keys of its phone numbers."""
         found = {contact.email if kind == "email" else contact.phone_key for contact in self.contacts}
-        return {value for value in found if value is not None}
+        found.discard(None)
+        return found  # type: ignore[return-value] # None has just left it
 
     def current(self) -> "Cluster":
         """The cluster that this one is part of by now: itself, unless it was absorbed."""
         cluster = self
-        while cluster.absorbed_by is not None:
-            cluster = cluster.absorbed_by
+        while (above := cluster.absorbed_by) is not None:
+            if above.absorbed_by is not None:  # path splitting, as a value can bring together 100,000 clusters in turn
+                cluster.absorbed_by = above.absorbed_by
+            cluster = above
         return cluster
 
 
@@ -261,6 +265,11 @@ class Clusters:
             return None
         return cluster if cluster is not None and cluster.settled else None
 
+    def living(self) -> set[Cluster]:
+        """Every cluster that is not part of another one, new ones included, unless it has no identifier."""
+        known = chain(self.all, self._by_email.values(), self._by_phone.values())
+        return {cluster.current() for cluster in known}
+
     def larger_than(self, size: int) -> set[int]:
         """The roots of the clusters that have more contacts than this."""
         if self._size <= size:  # nearly always: then there is nothing to look through
@@ -274,14 +283,22 @@ def _holder(cluster: Cluster, kind: Kind, key: str) -> Contact:
     return next(contact for contact in cluster.contacts if contact.has(kind, key))
 
 
-def unite(first: Cluster, second: Cluster) -> Cluster:
-    """Make two clusters, of which neither was absorbed, one: that of the older primary, which is returned (rule 4)."""
+def unite(first: Cluster, second: Cluster, *, ordered: bool = True) -> Cluster:
+    """Make two clusters, of which neither was absorbed, one: that of the older primary, which is returned (rule 4).
+
+    Unless `ordered`, its contacts are in no order, and answers that were decided before change.
+    """
     winner, loser = (first, second) if first.primary.rank < second.primary.rank else (second, first)
-    # A new list, so that answers that were decided before the merge stay as they were.
-    is_in_order = winner.contacts[-1].rank < loser.contacts[0].rank
-    winner.contacts = winner.contacts + loser.contacts
-    if not is_in_order:  # to sort each time would take seconds for a value that 10,000 clusters share
-        winner.contacts.sort(key=_BY_RANK)
+    if ordered:
+        # A new list, so that answers that were decided before the merge stay as they were.
+        is_in_order = winner.contacts[-1].rank < loser.contacts[0].rank
+        winner.contacts = winner.contacts + loser.contacts
+        if not is_in_order:  # to sort each time would take seconds for a value that 10,000 clusters share
+            winner.contacts.sort(key=_BY_RANK)
+    else:
+        fewer, more = sorted((winner.contacts, loser.contacts), key=len)
+        more += fewer
+        winner.contacts, loser.contacts = more, []
     winner.settled = False
     if loser.marks:
         winner.marks = winner.marks | loser.marks

@@ -188,14 +188,16 @@ class Deciding:
     ----------
     clusters : updated on the way. They must hold every cluster that a request touches when its turn comes.
     first_rank : the rank of the first new contact; right behind that of the newest contact unless given.
+    ordered : whether the contacts of a cluster are to stay in order when clusters are united, as answers need it.
 
     Attributes
     ----------
     plan : what the requests come to; complete after `finish`.
     """
 
-    def __init__(self, clusters: Clusters, first_rank: int | None = None) -> None:
+    def __init__(self, clusters: Clusters, first_rank: int | None = None, *, ordered: bool = True) -> None:
         self.clusters = clusters
+        self._ordered = ordered
         self.plan = Plan(events=_repairs(clusters), losses=clusters.losses)
         if first_rank is None:
             first_rank = 1 + clusters.newest.rank if clusters.newest else 0
@@ -223,7 +225,7 @@ class Deciding:
                 clusters.learn(contact, cluster)
             elif by_email is not None and by_phone is not None and by_email is not by_phone:
                 reason = Reason.MERGED
-                cluster = unite(by_email, by_phone)
+                cluster = unite(by_email, by_phone, ordered=self._ordered)
                 absorbed = by_phone if cluster is by_email else by_email
                 place = 1 + len(created) + len(plan.events)
                 plan.events.append(Entry(place, Kind.MERGED, cluster.primary, absorbed.primary, *request))
@@ -243,6 +245,16 @@ class Deciding:
             if withheld and (given.email, given.phone_key) not in self._reviewed:
                 self._reviewed.add((given.email, given.phone_key))
                 plan.events += _reviews(1 + len(created) + len(plan.events), cluster, given, withheld)
+
+    def forget(self) -> Plan:
+        """Return the decisions and events so far, and forget them: only `clusters` has what they come to.
+
+        For a dry run of any length. `finish` gives no plan that can be written then.
+        """
+        plan, self.plan = self.plan, Plan()
+        self._created.clear()
+        self._reviewed.clear()
+        return plan
 
     def finish(self) -> Plan:
         """Return what all the requests come to."""

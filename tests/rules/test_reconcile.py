@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from recon.rules.clusters import Clusters, Contact, Identity, consolidate
+from recon.rules.clusters import Cluster, Clusters, Contact, Identity, consolidate
 from recon.rules.identifiers import Identifiers
 from recon.rules.journal import Kind
-from recon.rules.reconcile import Entry, Reason, decide
+from recon.rules.reconcile import Deciding, Entry, Reason, decide
 
 
 def said(email: str | None = None, phone: str | None = None) -> Identifiers:
@@ -190,3 +190,50 @@ def test_a_contact_without_an_id_is_no_part_of_an_identity() -> None:
 
     with pytest.raises(ValueError, match="^a contact has no id before it has been inserted$"):
         consolidate(inserted, [inserted, new])
+
+
+def test_decisions_without_order() -> None:
+    """For a dry run, clusters are united without an order, and what was decided is forgotten; all else is the same."""
+    requests = [
+        said("a", "1"),
+        said("b", "2"),
+        said("c", "3"),
+        said("c", "2"),
+        said("a", "3"),
+        said("c", "9"),
+        said("d"),
+    ]
+    clusters, usual = Clusters(), Clusters()
+    decide(requests, usual)
+    deciding = Deciding(clusters, ordered=False)
+
+    deciding.add(requests[:4])
+    first = deciding.forget()
+    deciding.add(requests[4:])
+    second = deciding.forget()
+
+    assert [len(plan.decisions) for plan in (first, second)] == [4, 3]
+    assert [event.kind for event in (*first.events, *second.events)] == [Kind.MERGED] * 2
+    assert deciding.plan.decisions == []
+    assert sorted(len(each.contacts) for each in clusters.living()) == [1, 4]
+    shown = {
+        each.primary.email: sorted((one.email or "", one.phone_key) for one in each.contacts)
+        for each in clusters.living()
+    }
+    assert shown == {
+        each.primary.email: sorted((one.email or "", one.phone_key) for one in each.contacts) for each in usual.living()
+    }
+
+
+def test_a_long_way_to_the_present_cluster() -> None:
+    """Each look shortens the way of a cluster that was absorbed again and again, so that a next one is quick."""
+    first, *absorbed = (Cluster(None, [row(rank, f"{rank}", None)]) for rank in range(9))
+    for older, younger in zip([first, *absorbed], absorbed, strict=False):
+        younger.absorbed_by = older
+
+    assert absorbed[-1].current() is first
+
+    assert [absorbed.index(each.absorbed_by) if each.absorbed_by in absorbed else None for each in absorbed] == [
+        None, None, 0, 1, 2, 3, 4, 5
+    ]  # fmt: skip
+    assert all(each.current() is first for each in absorbed)
