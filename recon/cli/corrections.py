@@ -53,10 +53,7 @@ class Desk:
 
     def value(self, text: str) -> Identifiers:
         """The email or phone number that a text stands for. Raises ReconError if it is neither."""
-        found = [each for each in readings(text, self.settings.default_region) if isinstance(each, Identifiers)]
-        if len(found) != 1:
-            raise ReconError("a value is an email or a phone number: write email:TEXT or phone:TEXT")
-        return found[0]
+        return value_of(text, self.settings.default_region)
 
     async def make(self, corrections: "Sequence[Correction]", encode: "Encode") -> None:
         """Show what the corrections would come to, ask once, and make each in the state that was shown."""
@@ -108,6 +105,14 @@ def _valid_note(_context: click.Context, _option: click.Parameter, note: str | N
         except ValueError as error:
             raise click.BadParameter(str(error)) from None
     return None
+
+
+def value_of(text: str, region: str | None) -> Identifiers:
+    """The email or phone number that a text stands for. Raises ReconError if it is neither."""
+    found = [each for each in readings(text, region) if isinstance(each, Identifiers)]
+    if len(found) != 1:
+        raise ReconError("a value is an email or a phone number: write email:TEXT or phone:TEXT")
+    return found[0]
 
 
 def correcting(command: Command) -> Command:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recon import signals
+from recon.cli import dry_run
 from recon.cli.options import load_settings, settings_options
 from recon.cli.running import database_of, failing_clearly
 from recon.errors import ReconError
@@ -66,6 +67,7 @@ class Options:
 @click.option("--resume", is_flag=True, help="Continue an import that was interrupted.")
 @click.option("--restart", is_flag=True, help="Begin again, even if an import of the file was interrupted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@dry_run.offered
 @settings_options("database_url", "data_dir", "default_region", "strict", "pgbouncer", "writer_lane")
 def import_(
     *,
@@ -81,13 +83,26 @@ def import_(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Store the records of CSV or NDJSON files, as if each were a request to POST /identify."""
+    """Store the records of CSV or NDJSON files, as if each were a request to POST /identify.
+
+    With --dry-run, nothing is stored and no database is needed: the rules are applied in memory, and recon shows what
+    they make of the records. With one of the options that name other guards, it shows the same under these, too.
+    """
     from recon.transfer.records import Asked
 
+    what_if = dry_run.taken_from(options, interrupted=resume or restart)
     _check(files, encoding, rejects, resume=resume, restart=restart)
     asked = Asked(format_, emails, phones)
     told = Options(files, asked, encoding, source, rejects, resume, restart, as_json)
     settings = load_settings(options)
+    if what_if is not None:
+        with failing_clearly(), ExitStack() as stack:
+            opened = _open(stack, settings, told)
+            if rejects is not None:
+                _require_apart(opened)
+            read = [(each.text, each.format, _pieces(settings, each, told)) for each in opened]
+            dry_run.run(what_if, read, settings, told)
+        return
     with failing_clearly(), database_of(settings) as settings:
         is_done = asyncio.run(_import(settings, told))
     sys.exit(0 if is_done else _INTERRUPTED)
@@ -146,16 +161,11 @@ def _rejects_of(name: str, suffix: str) -> Path:
 
 async def _import(settings: Settings, told: Options) -> bool:
     """Import the files, one after the other. False if a signal ended it."""
-    from recon.transfer.text import Text
-
     with ExitStack() as stack:
-        opened = []  # all of them, before anything is changed
-        for name in told.files:
-            text = stack.enter_context(closing(Text(name, told.encoding)))
-            opened.append(_Opened(text, told, settings))
-            if text.size is not None:
-                text.lock()
-            click.echo(opened[-1].columns(), err=True)
+        opened = _open(stack, settings, told)
+        for each in opened:
+            if each.text.size is not None:
+                each.text.lock()
         _require_apart(opened)
         async with _database(settings) as database:
             for each in opened:
@@ -164,6 +174,18 @@ async def _import(settings: Settings, told: Options) -> bool:
                 if not each.standing.finished and not await _one(database, settings, each, told):
                     return False
     return True
+
+
+def _open(stack: ExitStack, settings: Settings, told: Options) -> list[_Opened]:
+    """Open all files, before anything is changed, and show their columns."""
+    from recon.transfer.text import Text
+
+    opened = []
+    for name in told.files:
+        text = stack.enter_context(closing(Text(name, told.encoding)))
+        opened.append(_Opened(text, told, settings))
+        click.echo(opened[-1].columns(), err=True)
+    return opened
 
 
 def _require_apart(opened: Sequence[_Opened]) -> None:
