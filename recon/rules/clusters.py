@@ -3,7 +3,8 @@
 Values without I/O: no driver, no clock, no wire format.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
@@ -17,6 +18,10 @@ Parts: TypeAlias = tuple[dict[str, None], dict[str, str | None], list[int | None
 
 _BY_RANK = attrgetter("rank")
 _NO_MARKS: frozenset[Mark] = frozenset()
+# The contacts of a cluster, how many of them were looked at, and their values of a kind.
+_Values: TypeAlias = tuple[list["Contact"], int, set[str | None]]
+_NO_VALUES: _Values = ([], 0, set())
+_NONE_KEPT: Mapping[Kind, _Values] = {}
 
 
 @dataclass(slots=True)
@@ -96,7 +101,7 @@ class Cluster:
     marks : the marks of its contacts.
     """
 
-    __slots__ = ("absorbed_by", "contacts", "marks", "primary", "root", "settled")
+    __slots__ = ("_values", "absorbed_by", "contacts", "marks", "primary", "root", "settled")
 
     def __init__(self, root: int | None, contacts: list[Contact]) -> None:
         self.root = root
@@ -107,11 +112,19 @@ class Cluster:
         self.absorbed_by: Cluster | None = None
         self.settled = self.primary.id == root
         self.marks: frozenset[Mark] | set[Mark] = _NO_MARKS
+        self._values: Mapping[Kind, _Values] = _NONE_KEPT
 
-    def values(self, kind: Kind) -> set[str]:
-        """Its emails, or the match keys of its phone numbers."""
-        found = {contact.email if kind == "email" else contact.phone_key for contact in self.contacts}
-        found.discard(None)
+    def values(self, kind: Kind) -> AbstractSet[str]:
+        """Its emails, or the match keys of its phone numbers; only valid until the cluster grows."""
+        # Kept, because each request about an identity that is at a limit asks for them.
+        contacts, size, found = self._values.get(kind, _NO_VALUES)
+        if contacts is not self.contacts:
+            size, found = 0, set()
+        if size < len(self.contacts):
+            new = self.contacts[size:] if size else self.contacts
+            found.update([contact.email if kind == "email" else contact.phone_key for contact in new])
+            found.discard(None)
+            self._values = {**self._values, kind: (self.contacts, len(self.contacts), found)}
         return found  # type: ignore[return-value] # None has just left it
 
     def current(self) -> "Cluster":
@@ -283,7 +296,7 @@ def _holder(cluster: Cluster, kind: Kind, key: str) -> Contact:
     return next(contact for contact in cluster.contacts if contact.has(kind, key))
 
 
-def unite(first: Cluster, second: Cluster, *, ordered: bool = True) -> Cluster:
+def unite(first: Cluster, second: Cluster, ordered: bool = True) -> Cluster:
     """Make two clusters, of which neither was absorbed, one: that of the older primary, which is returned (rule 4).
 
     Unless `ordered`, its contacts are in no order, and answers that were decided before change.

@@ -225,7 +225,7 @@ class Deciding:
                 clusters.learn(contact, cluster)
             elif by_email is not None and by_phone is not None and by_email is not by_phone:
                 reason = Reason.MERGED
-                cluster = unite(by_email, by_phone, ordered=self._ordered)
+                cluster = unite(by_email, by_phone, self._ordered)
                 absorbed = by_phone if cluster is by_email else by_email
                 place = 1 + len(created) + len(plan.events)
                 plan.events.append(Entry(place, Kind.MERGED, cluster.primary, absorbed.primary, *request))
@@ -325,7 +325,7 @@ def _merge_exceeds(most: int, kind: guards.Kind, one: Cluster, other: Cluster) -
     if not 0 < most < len(one.contacts) + len(other.contacts):  # nearly always
         return False
     some, others = one.values(kind), other.values(kind)
-    return len(some | others) > max(most, len(some), len(others))
+    return len(some) + len(others) - len(some & others) > max(most, len(some), len(others))
 
 
 def _apart(cluster: Cluster, request: Identifiers) -> Sequence[Sequence[int]] | None:
