@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 
-from bench import imports
+from bench import dry_runs, imports
 from bench.load import batches, people, wrk
 from bench.load.followers import Followers
 from bench.load.probe import Probe
@@ -54,6 +54,8 @@ def run(case: Case, times: Times, postgres: Postgres, folder: Path, watching: Wa
             _select(series, times.of(case), postgres, workload)
         elif system.kind in {"command", "copy"}:
             _import(series, postgres, folder)
+        elif system.kind == "dry-run":
+            _dry_run(series, folder)
         else:
             _http(series, times.of(case), postgres, folder, watching)
     except (
@@ -83,6 +85,16 @@ def _import(series: Series, postgres: Postgres, folder: Path) -> None:
     series.seconds, _ = imports.imported(postgres.fresh(0), path)
     if series.system == "copy":
         series.seconds, series.requests = imports.copied(postgres, path)
+    series.per_second = series.requests / series.seconds
+    path.unlink()
+
+
+def _dry_run(series: Series, folder: Path) -> None:
+    """The time and memory of a dry run under two sets of guards."""
+    path = folder / "shop.csv"
+    path.write_text("".join(imports.records(imports.RECORDS)))
+    found = dry_runs.measure(path, dry_runs.CASES[dry_runs.OTHER], imports.RECORDS)
+    series.requests, series.seconds, series.rss_mib = imports.RECORDS, found.seconds, [found.mib]
     series.per_second = series.requests / series.seconds
     path.unlink()
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from bench import imports
+from bench import dry_runs, imports
 from bench.plan import FEW, MANY
 from bench.report.results import Results, Series
 
-RECON = ("recon", "recon-2", "plain", "batch", "command")
+RECON = ("recon", "recon-2", "plain", "batch", "command", "dry-run")
 FIRST_MINUTE = 60  # seconds; a fifth of the time when the memory is watched for less than five minutes
 FLAT = 1.05  # maximum growth of the memory after that
 MOST_MEMORY = 120  # MiB
@@ -141,6 +141,10 @@ def targets(results: Results) -> list[Target]:
             imports.TARGET,
             _ratio(("import", "command", 1), ("import", "copy", 1)),
         ),
+        at_most(
+            "seconds of a dry run of a million records, with other guards, too", dry_runs.SECONDS, _dry_run_seconds
+        ),
+        at_most("MiB of that dry run", dry_runs.MIB, _dry_run_mib),
         worst("retries a request, one process, the worst series", 0, _most_retries("recon")),
         worst("retries a request, two processes, the worst series", 0.001, _most_retries("recon-2")),
         worst("errors, wrong answers, violations, wrong counts of rows", 0, _faults),
@@ -188,6 +192,16 @@ def _tail(workload: str) -> Value:
         return None if series is None else series.p99_ms / series.p50_ms
 
     return value
+
+
+def _dry_run_seconds(current: Round) -> float | None:
+    series = current.get("import", "dry-run", 1)
+    return None if series is None else series.seconds
+
+
+def _dry_run_mib(current: Round) -> float | None:
+    series = current.get("import", "dry-run", 1)
+    return None if series is None else max(series.rss_mib)
 
 
 def _alone(current: Round) -> float | None:
