@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -141,6 +142,8 @@ def taken_from(options: dict[str, Any], *, interrupted: bool) -> WhatIf | None:
         )
     if found.plot and found.plot.suffix.lower() not in _PLOTS:
         raise click.UsageError(f"--plot writes {' or '.join(_PLOTS)} files: {found.plot} is neither")
+    if found.plot and not os.access(found.plot.parent, os.W_OK):
+        raise click.UsageError(f"--plot: {found.plot.parent} is no folder that can be written to")
     return found
 
 

@@ -84,7 +84,8 @@ def readable(report: Mapping[str, Any]) -> Iterator[RenderableType]:
             yield ""
             yield _values(f"What joins the most, {TITLES[name]}", side["joining"])
     yield ""
-    yield f"Nothing was stored. {report['seconds']:,.1f} seconds."
+    whose = report["present"]["guards"]["of"]
+    yield f"Nothing was stored. The present guards are those of {whose}. {report['seconds']:,.1f} seconds."
 
 
 def _figures(title: str, sides: Mapping[str, Any]) -> Table:

@@ -105,7 +105,7 @@ def test_as_text(shop: Path) -> None:
         "The largest identity under the present guards: a@x, b@x, c@x, d@x, 1, 0800",
         "What joins the most, other guards",
         "phone number 0800 3 1",
-        "Nothing was stored.",
+        "Nothing was stored. The present guards are those of a new database.",
     ):
         assert any(each.startswith(line) for each in lines), (line, done.stdout)
     assert "\x1b" not in done.stdout
@@ -151,6 +151,7 @@ def test_without_what_draws(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (["--dry-run", "--resume"], "a dry run has nothing to --resume or --restart"),
         (["--dry-run", "--restart"], "a dry run has nothing to --resume or --restart"),
         (["--dry-run", "--plot", "sizes.pdf"], "--plot writes .svg or .png files: sizes.pdf is neither"),
+        (["--dry-run", "--plot", "missing/sizes.svg"], "--plot: missing is no folder that can be written to"),
         (["--dry-run", "--block", "email:"], "a value is an email or a phone number"),
         (["--dry-run", "--max-emails", "-1"], "--max-emails"),
         (["--dry-run", "--on", "missing.ndjson"], "'missing.ndjson' does not exist"),
