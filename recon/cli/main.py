@@ -15,6 +15,7 @@ import click
 
 from recon import __version__, keys, signals
 from recon.cli import changes, corrections, guards, identities, transfer
+from recon.cli.export import export
 from recon.cli.options import GroupedCommand, load_settings, settings_options, variables_alone
 from recon.cli.rekey import rekey
 from recon.cli.running import database_of, failing_clearly
@@ -50,6 +51,7 @@ for command in (
     guards.guards,
     rekey,
     transfer.import_,
+    export,
 ):
     main.add_command(command)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -143,15 +143,11 @@ class Changes(Generic[T]):
         """
         if last < self._settled:  # the database was restored or emptied
             self._settled = 0
-        writers = await self._database.snapshot("look for writers", sql.fetch_writers)
-        pause, deadline = _FIRST_LOOK, time.monotonic() + PATIENCE
-        while writers:
-            if time.monotonic() >= deadline:
-                return self._settled
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_LOOK)
-            writers = sql.still_open(writers, await self._database.snapshot("look for writers", sql.fetch_writers))
-        return last
+
+        async def look() -> set[str]:
+            return await self._database.snapshot("look for writers", sql.fetch_writers)
+
+        return last if await writers_ended(look, PATIENCE) else self._settled
 
     async def _answer(self, readers: list[_Reader], after: int, settled: int, limit: int) -> None:
         """Give readers their page, unless there is nothing in it and they have time left."""
@@ -175,6 +171,22 @@ class Changes(Generic[T]):
         with suppress(TimeoutError):
             async with asyncio.timeout(max(_EVERY, min(_LONGEST_REST, took * _REST))):
                 await self._urgent.wait()
+
+
+async def writers_ended(look: Callable[[], Awaitable[set[str]]], patience: float) -> bool:
+    """Wait for the transactions that may have drawn a position by now; False if that takes longer than so many seconds.
+
+    `look` gives those that hold the lock of a writer, by name. No lock is taken, so no writer waits.
+    """
+    writers = await look()
+    pause, deadline = _FIRST_LOOK, time.monotonic() + patience
+    while writers:
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_LOOK)
+        writers = sql.still_open(writers, await look())
+    return True
 
 
 def _is_over(reader: _Reader) -> bool:

@@ -104,7 +104,7 @@ LOWEST_ID = """
 SELECT format('ids: contact %s has an id below 1, so the change feed does not have it', id)
 FROM contact WHERE id < 1 ORDER BY id
 """
-CHECKS = (
+ROW_CHECKS = (
     ONE_PRIMARY,
     OLDEST_PRIMARY,
     STRAIGHT_LINKS,
@@ -112,10 +112,9 @@ CHECKS = (
     PHONE_IN_ONE_CLUSTER,
     NO_REPETITION,
     KEPT_APART,
-    SEQUENCE_BEHIND,
-    UNORDERED_SEQUENCE,
     LOWEST_ID,
 )
+CHECKS = (*ROW_CHECKS, SEQUENCE_BEHIND, UNORDERED_SEQUENCE)
 
 SUMMARY = f"""
 WITH {_LIVE} SELECT count(*), count(DISTINCT root) FROM live
@@ -192,6 +191,16 @@ async def check(url: str, default_region: str | None = None) -> tuple[list[str],
         if unexplained := await _unexplained_links(connection):
             summary += f", {quantity(unexplained, 'unexplained link')}"
         return found, summary
+
+
+async def violations(connection: asyncpg.Connection) -> list[str]:
+    """The violations in the rows of a snapshot: those that are the same in a copy of the database."""
+    found = [row[0] for statement in ROW_CHECKS for row in await connection.fetch(statement)]
+    found += await _blocked_values(connection)
+    scan = await _scan_identifiers(connection, await fetch_region(connection))
+    if await connection.fetchval(BLOCKS_COMMON):
+        found += [_common_value(value, contacts) for value, contacts in scan.common.items()]
+    return found + scan.unmatchable
 
 
 async def _unexplained_links(connection: asyncpg.Connection) -> int:
