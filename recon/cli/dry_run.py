@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from recon.cli.corrections import value_of
+from recon.errors import ReconError
 from recon.settings import Settings
 
 if TYPE_CHECKING:  # imported only when the command runs: other commands start faster without them
@@ -116,6 +117,16 @@ _OPTIONS = (
         help="Dry run: draw the sizes of the identities, as .svg or .png (needs recon[plot]).",
     ),
 )
+
+
+def records_of(texts: "Sequence[Text]") -> "Sequence[Text]":
+    """The files, none of which is a full export. Raises ReconError."""
+    from recon.transfer.restoring import is_full_export
+
+    for text in texts:
+        if is_full_export(text):
+            raise ReconError(f"{text.name} is a full export, which is restored as a whole: it takes no --dry-run")
+    return texts
 
 
 def offered(command: Callable[..., Any]) -> Callable[..., Any]:

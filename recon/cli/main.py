@@ -118,16 +118,20 @@ def check(**options: Any) -> None:
     metavar="ROLE",
     help="Also grant this role the privileges that serving and corrections need.",
 )
+@click.option("--grant-reader", metavar="ROLE", help="Also grant this role the privileges that exports need.")
 @settings_options("database_url", "data_dir", "default_region")
-def schema(*, apply: bool, grant: str | None, grant_steward: str | None, **options: Any) -> None:
+def schema(
+    *, apply: bool, grant: str | None, grant_steward: str | None, grant_reader: str | None, **options: Any
+) -> None:
     """Print the schema as SQL, or apply it to a database."""
-    from recon.database.grants import grants, steward_grants
+    from recon.database.grants import grants, reader_grants, steward_grants
     from recon.database.schema import script
     from recon.database.upgrade import apply_schema_to
 
     settings = load_settings(options)
     granted = "" if grant is None else grants(grant)
     granted += "" if grant_steward is None else steward_grants(grant_steward)
+    granted += "" if grant_reader is None else reader_grants(grant_reader)
     if not apply:
         click.echo(script(settings.default_region, granted))
         return

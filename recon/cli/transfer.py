@@ -16,6 +16,7 @@ import click
 from recon import signals
 from recon.cli import dry_run
 from recon.cli.options import load_settings, settings_options
+from recon.cli.restore import restore
 from recon.cli.running import database_of, failing_clearly
 from recon.errors import ReconError
 from recon.settings import Settings, database_settings, database_url, suppress_key
@@ -97,7 +98,7 @@ def import_(
     settings = load_settings(options)
     if what_if is not None:
         with failing_clearly(), ExitStack() as stack:
-            opened = _open(stack, settings, told)
+            opened = _opened(dry_run.records_of(_texts(stack, told)), settings, told)
             if rejects is not None:
                 _require_apart(opened)
             read = [(each.text, each.format, _pieces(settings, each, told)) for each in opened]
@@ -161,8 +162,15 @@ def _rejects_of(name: str, suffix: str) -> Path:
 
 async def _import(settings: Settings, told: Options) -> bool:
     """Import the files, one after the other. False if a signal ended it."""
+    from recon.transfer.restoring import is_full_export
+
     with ExitStack() as stack:
-        opened = _open(stack, settings, told)
+        texts = _texts(stack, told)
+        full = next(filter(is_full_export, texts), None)
+        if full is not None:
+            await restore(settings, full, _misplaced(told), as_json=told.as_json)
+            return True
+        opened = _opened(texts, settings, told)
         for each in opened:
             if each.text.size is not None:
                 each.text.lock()
@@ -176,13 +184,17 @@ async def _import(settings: Settings, told: Options) -> bool:
     return True
 
 
-def _open(stack: ExitStack, settings: Settings, told: Options) -> list[_Opened]:
-    """Open all files, before anything is changed, and show their columns."""
+def _texts(stack: ExitStack, told: Options) -> "list[Text]":
+    """Open all files, before anything is changed."""
     from recon.transfer.text import Text
 
+    return [stack.enter_context(closing(Text(name, told.encoding))) for name in told.files]
+
+
+def _opened(texts: "Sequence[Text]", settings: Settings, told: Options) -> list[_Opened]:
+    """Find and show the columns of all files."""
     opened = []
-    for name in told.files:
-        text = stack.enter_context(closing(Text(name, told.encoding)))
+    for text in texts:
         opened.append(_Opened(text, told, settings))
         click.echo(opened[-1].columns(), err=True)
     return opened
@@ -198,6 +210,21 @@ def _require_apart(opened: Sequence[_Opened]) -> None:
         if not os.access(path.parent, os.W_OK) or path.is_dir():
             raise ReconError(f"the rejects of {each.text.name} cannot be written to {each.rejects}: give --rejects")
         taken.add(path)
+
+
+def _misplaced(told: Options) -> list[str]:
+    """What was given that a full export does not take."""
+    given = {
+        "other FILE": len(told.files) > 1,
+        "--resume": told.resume,
+        "--restart": told.restart,
+        "--rejects": told.rejects,
+        "--encoding": told.encoding,
+        "--format csv": told.asked.format == "csv",
+        "--email": told.asked.emails,
+        "--phone": told.asked.phones,
+    }
+    return [option for option, is_given in given.items() if is_given]
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What database roles may do: the privileges for serving and for corrections, and those that a role lacks."""
+"""What database roles may do: the privileges for serving, corrections and exports, and those that a role lacks."""
 
 import logging
 from collections.abc import Iterable
@@ -52,9 +52,13 @@ CORRECTIONS = (
     *(Privilege(name, table) for table in _RECORDS for name in ("SELECT", "INSERT", "UPDATE", "DELETE")),
     Privilege("UPDATE", "setting", ("max_emails", "max_phones", "block_common")),
 )
+# What exports need, and nothing more, besides the sequence.
+READING = tuple(
+    Privilege("SELECT", table) for table in ("contact", "event", "event_contact", "blocked", "erased", "setting")
+)
 # The sequence of contact.id, whatever its name is. UPDATE moves it past ids that another program has given explicitly.
 _GRANT_SEQUENCE = """DO $grant$ BEGIN
-    EXECUTE format('GRANT USAGE, UPDATE ON SEQUENCE %s TO %I', pg_get_serial_sequence('contact', 'id'), {literal});
+    EXECUTE format('GRANT {privileges} ON SEQUENCE %s TO %I', pg_get_serial_sequence('contact', 'id'), {literal});
 END $grant$;"""
 _LACKING = """
 SELECT place, attribute
@@ -77,10 +81,15 @@ def steward_grants(role: str) -> str:
     return "\n-- What serving and corrections need.\n" + _statements((*SERVING, *CORRECTIONS), role)
 
 
-def _statements(privileges: Iterable[Privilege], role: str) -> str:
+def reader_grants(role: str) -> str:
+    """The statements that let `role` export."""
+    return "\n-- What exports need.\n" + _statements(READING, role, "SELECT")
+
+
+def _statements(privileges: Iterable[Privilege], role: str, on_sequence: str = "USAGE, UPDATE") -> str:
     escaped, literal = role.replace('"', '""'), role.replace("'", "''")
     lines = [privilege.statement(f'"{escaped}"') for privilege in privileges]
-    return "\n".join([*lines, _GRANT_SEQUENCE.format(literal=f"'{literal}'"), ""])
+    return "\n".join([*lines, _GRANT_SEQUENCE.format(privileges=on_sequence, literal=f"'{literal}'"), ""])
 
 
 async def apply_grants(connection: Connection, statements: str) -> None:

@@ -160,6 +160,11 @@ async def skip_taken_ids(connection: Connection, constraint: str | None) -> bool
     return True
 
 
+async def move_ids(connection: Connection) -> bool:
+    """Move the sequence past all ids of contacts and events; return whether it was not."""
+    return bool(await connection.fetch(_MOVE_IDS))
+
+
 def script(region: str | None, granted: str) -> str:
     """The SQL that creates the schema with this default region, and makes the grants, as `grants` gives them."""
     # All or nothing: run on a database that has the schema, it would add the indexes a second time.
@@ -277,7 +282,7 @@ async def repair_schema(connection: Connection) -> list[str]:
         for part in missing:
             await _add(connection, part)
         done = [f"added: {part}" for part in missing]
-        if await connection.fetch(_MOVE_IDS):
+        if await move_ids(connection):
             done.append("moved the sequence of contact.id past the highest id")
         return done
 

@@ -111,6 +111,15 @@ class Text:
             self._ahead.appendleft(line[most:])
         return line[:most]
 
+    def beginning(self, size: int) -> bytes:
+        """Return the first bytes of the text, of which nothing has been read; it is read later nevertheless."""
+        unread: Any = self._text.buffer
+        try:
+            found: bytes = unread.peek(size)[:size]
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            return b""  # reading it tells what is wrong
+        return found
+
     def position(self) -> int | None:
         """How many of the stored bytes have been read, or a few more; None if that is not known."""
         return None if self.size is None else self._stored.tell()
