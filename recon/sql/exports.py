@@ -26,8 +26,8 @@ SET LOCAL jit = off; SET LOCAL work_mem = '32MB'; SET LOCAL TimeZone = 'UTC'
 """
 # With the lane, the order of the commits is a serial order, and every snapshot is a state of it. Without it, a
 # deferrable transaction waits for a snapshot of which this is so; then it is part of no serialization conflict.
-_WITH_LANE = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" + _LOCAL
-_WITHOUT_LANE = "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE" + _LOCAL
+WITH_LANE = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" + _LOCAL
+WITHOUT_LANE = "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE" + _LOCAL
 
 
 @asynccontextmanager
@@ -47,12 +47,13 @@ async def session(url: str) -> AsyncIterator[Connection]:
 @asynccontextmanager
 async def snapshot(connection: Connection, *, has_lane: bool) -> AsyncIterator[None]:
     """Have all statements meanwhile see one snapshot, with which no writer ever conflicts."""
-    await connection.execute(_WITH_LANE if has_lane else _WITHOUT_LANE)
+    await connection.execute(WITH_LANE if has_lane else WITHOUT_LANE)
     try:
         yield
-    finally:
-        if not connection.is_closed():
-            await connection.execute("ROLLBACK")  # nothing was changed
+    except BaseException:
+        connection.terminate()  # it may be amid a COPY
+        raise
+    await connection.execute("ROLLBACK")  # nothing was changed
 
 
 # The highest position up to another one that a contact or an event has. It is committed, so no crash lets PostgreSQL

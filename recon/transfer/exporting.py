@@ -7,6 +7,7 @@ from typing import Protocol
 
 from recon.database.definitions import SCHEMA_VERSION
 from recon.database.transactions import Connection
+from recon.errors import ReconError
 from recon.identities.changes import writers_ended
 from recon.sql import changes, corrections, exports, invariants
 
@@ -100,10 +101,16 @@ class Export:
         return last if ended else None
 
     async def _write(self, data: bytes) -> None:
-        self._out.write(data)
+        self._put(data)
         lines = data.count(b"\n")
         self._lines += lines
         self._report(lines)
 
     def _line(self, value: object) -> None:
-        self._out.write(json.dumps(value, separators=(",", ":")).encode() + b"\n")
+        self._put(json.dumps(value, separators=(",", ":")).encode() + b"\n")
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self._out.write(data)
+        except OSError as error:  # not one of the connection
+            raise ReconError(f"the export cannot be written: {error.strerror or error}") from None

@@ -8,6 +8,7 @@ from typing import Any
 from recon.database.definitions import SCHEMA_VERSION
 from recon.database.transactions import Connection
 from recon.errors import ReconError
+from recon.quantities import quantity
 from recon.sql import exports, restoring
 from recon.sql.exports import Section
 from recon.transfer.exporting import END, HEADER, VERSION
@@ -58,7 +59,7 @@ class Restore:
         if len(found) != violations:
             shown = found[0] if found else "none"
             raise ReconError(
-                f"{self._text.name} was changed: it would have {len(found)} violations of invariants, "
+                f"{self._text.name} was changed: it would have {quantity(len(found), 'violation')} of invariants, "
                 f"and says that it has {violations}; the first is: {shown}"
             )
         return self._counts
@@ -130,7 +131,9 @@ class Restore:
             raise self._wrong("is of a type that is not known, or not in its place")
         expected = {section.table: self._counts[section.table] for section in exports.SECTIONS}
         if end.get("counts") != expected:
-            raise ReconError(f"{self._text.name} was changed: it has {expected}, and says that it has {end['counts']}")
+            raise ReconError(
+                f"{self._text.name} was changed: it has {expected}, and says that it has {end.get('counts')}"
+            )
         violations = end.get("violations")
         if not isinstance(violations, int):
             raise self._wrong("does not say how many violations there are")
