@@ -10,4 +10,5 @@ profile/    where the time goes: recon with its steps timed (timed) and under py
 report/     the figures, the targets that they are compared with, the page and the plot
 beside      the rate that other clients keep beside a disturbance (a command of its own)
 imports     the speed of an import, compared with COPY (a command of its own)
+exports     the speed and memory of an export, compared with COPY (a command of its own)
 """

@@ -1,4 +1,4 @@
-"""The command `recon export`: its files, what it says, and the role that it needs; and `recon import` of a full export."""
+"""The command `recon export`: its files, messages and role; and `recon import` of a full export."""
 
 import gzip
 import json

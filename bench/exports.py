@@ -1,0 +1,135 @@
+"""The speed and the memory of `recon export`, compared with COPY of the same contacts to a file.
+
+.venv/bin/python -m bench.exports
+
+The contacts are those that an import of a shop's records makes (see bench.imports). The ratio is the contacts a second
+of the whole command, from its start to the complete file, divided by those of COPY (SELECT … FROM contact) TO STDOUT,
+written to a file by the same driver.
+"""
+
+import asyncio
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncpg
+import click
+
+from bench import imports
+from bench.report.tables import table
+from bench.systems import postgres
+
+TARGET = 0.5
+FEW = 100_000  # records, to compare the memory with
+EXPORTS = {"ndjson": (), "csv": ("--format", "csv"), "full": ("--full",)}
+ROWS = (
+    "SELECT id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at, deleted_at, "
+    "source, apart FROM contact"
+)
+
+
+class Measured(NamedTuple):
+    """An export: its seconds, and the most memory that the process had, in MiB."""
+
+    seconds: float
+    memory: float
+
+
+def _run(url: str, *arguments: str | Path) -> Measured:
+    """Run the program `recon`, which succeeds."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(  # noqa: S603 (our own command)
+        [imports.PROGRAM, *arguments],
+        env=os.environ | {"RECON_DATABASE_URL": url},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None  # noqa: S101 (it is a pipe)
+    said = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begun
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise click.ClickException(f"recon {arguments[0]} failed: {said.strip()}")
+    return Measured(seconds, usage.ru_maxrss / 1024)
+
+
+def _export(url: str, path: Path, kind: str) -> Measured:
+    return _run(url, "export", *EXPORTS[kind], "--output", path, "--force")
+
+
+async def _copied(url: str, path: Path) -> float:
+    connection = await asyncpg.connect(url)
+    try:
+        begun = time.perf_counter()
+        await connection.copy_from_query(ROWS, output=path)
+        return time.perf_counter() - begun
+    finally:
+        await connection.close()
+
+
+async def _contacts(url: str) -> int:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("VACUUM ANALYZE", timeout=3600)  # as autovacuum does within a minute
+        rows: int = await connection.fetchval("SELECT count(*) FROM contact")
+        return rows
+    finally:
+        await connection.close()
+
+
+def _filled(server: postgres.Postgres, folder: Path, records: int) -> tuple[str, int]:
+    """A database with the contacts of so many records, and how many these are."""
+    url = server.fresh(0)
+    path = folder / "shop.csv"
+    path.write_text("".join(imports.records(records)))
+    _run(url, "import", path)
+    return url, asyncio.run(_contacts(url))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--rounds", type=click.IntRange(1, 20), default=5, show_default=True, help="How often it is measured.")
+@click.option(
+    "--records", "count", type=click.IntRange(1000), default=1_000_000, show_default=True, help="Of the shop."
+)
+def main(*, rounds: int, count: int) -> None:
+    """Measure how fast an export is, compared with COPY, and its memory."""
+    rows = []
+    with (
+        tempfile.TemporaryDirectory(prefix="recon-bench-", ignore_cleanup_errors=True) as name,
+        postgres.running(Path(name, "database")) as server,
+    ):
+        folder = Path(name)
+        url, _ = _filled(server, folder, FEW)
+        few = {kind: _export(url, folder / "out", kind).memory for kind in EXPORTS}
+        url, contacts = _filled(server, folder, count)
+        copied, exported = [], {kind: [] for kind in EXPORTS}  # type: tuple[list[float], dict[str, list[Measured]]]
+        for _ in range(rounds):
+            copied.append(asyncio.run(_copied(url, folder / "copied")))
+            for kind in EXPORTS:
+                exported[kind].append(_export(url, folder / "out", kind))
+            click.echo(
+                f"COPY {copied[-1]:.2f} s, " + ", ".join(f"{k} {v[-1].seconds:.2f} s" for k, v in exported.items())
+            )
+    for kind, found in exported.items():
+        ratios = [copy / each.seconds for copy, each in zip(copied, found, strict=True)]
+        rows.append(
+            [
+                f"export of {contacts:,} contacts ({kind}) ÷ COPY",
+                f"{statistics.median(contacts / each.seconds for each in found):,.0f}",
+                f"{statistics.median(contacts / seconds for seconds in copied):,.0f}",
+                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                f"≥ {TARGET}" if kind != "full" else "",
+                f"{few[kind]:.0f} → {max(each.memory for each in found):.0f}",
+            ]
+        )
+    heads = ["", "export, contacts/s", "COPY, contacts/s", "ratio", "target", f"MiB: {FEW:,} records → {count:,}"]
+    click.echo("\n" + table(heads, rows))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m bench.exports")
