@@ -88,6 +88,8 @@ def import_(
 
     With --dry-run, nothing is stored and no database is needed: the rules are applied in memory, and recon shows what
     they make of the records. With one of the options that name other guards, it shows the same under these, too.
+
+    A file that `recon export --full` wrote is restored instead, in an empty database.
     """
     from recon.transfer.records import Asked
 

@@ -1,1 +1,1 @@
-"""Import of files: from text to records, requests and chunks of them."""
+"""Import of files, from text to records, requests and chunks of them; exports of identities, and their restore."""
