@@ -9,6 +9,7 @@ written to a file by the same driver.
 
 import asyncio
 import os
+import re
 import statistics
 import subprocess
 import tempfile
@@ -24,6 +25,7 @@ from bench.report.tables import table
 from bench.systems import postgres
 
 TARGET = 0.5
+_LOOK = 0.01  # seconds between looks at a process
 FEW = 100_000  # records, to compare the memory with
 EXPORTS = {"ndjson": (), "csv": ("--format", "csv"), "full": ("--full",)}
 ROWS = (
@@ -39,27 +41,38 @@ class Measured(NamedTuple):
     memory: float
 
 
-def _run(url: str, *arguments: str | Path) -> Measured:
-    """Run the program `recon`, which succeeds."""
+def _run(url: str, errors: Path, *arguments: str | Path) -> Measured:
+    """Run the program `recon`, which succeeds; `errors` is a file for what it says."""
     begun = time.perf_counter()
-    process = subprocess.Popen(  # noqa: S603 (our own command)
-        [imports.PROGRAM, *arguments],
-        env=os.environ | {"RECON_DATABASE_URL": url},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr is not None  # noqa: S101 (it is a pipe)
-    said = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
+    with errors.open("wb") as said:
+        process = subprocess.Popen(  # noqa: S603 (our own command)
+            [imports.PROGRAM, *arguments],
+            env=os.environ | {"RECON_DATABASE_URL": url},
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
+    memory = 0.0
+    while process.poll() is None:
+        memory = max(memory, _most_memory(process.pid))
+        time.sleep(_LOOK)
     seconds = time.perf_counter() - begun
-    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise click.ClickException(f"recon {arguments[0]} failed: {said.strip()}")
-    return Measured(seconds, usage.ru_maxrss / 1024)
+        raise click.ClickException(f"recon {arguments[0]} failed: {errors.read_text().strip()}")
+    return Measured(seconds, memory)
+
+
+def _most_memory(pid: int) -> float:
+    """The most memory that a process has had, in MiB. (What `wait4` says begins with the memory of its parent.)"""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except ProcessLookupError:  # it has just ended
+        return 0
+    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    return int(found[1]) / 1024 if found else 0
 
 
 def _export(url: str, path: Path, kind: str) -> Measured:
-    return _run(url, "export", *EXPORTS[kind], "--output", path, "--force")
+    return _run(url, path.with_name("errors"), "export", *EXPORTS[kind], "--output", path, "--force")
 
 
 async def _copied(url: str, path: Path) -> float:
@@ -87,7 +100,7 @@ def _filled(server: postgres.Postgres, folder: Path, records: int) -> tuple[str,
     url = server.fresh(0)
     path = folder / "shop.csv"
     path.write_text("".join(imports.records(records)))
-    _run(url, "import", path)
+    _run(url, folder / "errors", "import", path)
     return url, asyncio.run(_contacts(url))
 
 

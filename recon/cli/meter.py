@@ -1,12 +1,13 @@
 """How far a command is that does not know its end: on a terminal a line that moves, elsewhere one every few seconds."""
 
+import sys
 import time
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import click
-from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from recon.cli import terminal
+if TYPE_CHECKING:  # imported only for a terminal: other commands start faster without it
+    from rich.progress import Progress
 
 _EVERY = 5.0  # seconds between lines where there is no terminal
 
@@ -29,10 +30,14 @@ class Meter:
         self._is_quiet = is_quiet
         self._begun = self._shown = time.monotonic()
         self.count = 0
-        console = terminal.console(stderr=True)
         self._live: Progress | None = None
-        if console.is_terminal and not is_quiet:
-            self._live = Progress(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True)
+        if sys.stderr.isatty() and not is_quiet:
+            from rich.progress import Progress, SpinnerColumn, TextColumn
+
+            from recon.cli import terminal
+
+            columns = SpinnerColumn(), TextColumn("{task.description}")
+            self._live = Progress(*columns, console=terminal.console(stderr=True), transient=True)
             self._task = self._live.add_task(noun)
 
     def __enter__(self) -> Self:
