@@ -62,7 +62,7 @@ def _run(url: str, errors: Path, *arguments: str | Path) -> Measured:
 
 
 def _most_memory(pid: int) -> float:
-    """The most memory that a process has had, in MiB. (What `wait4` says begins with the memory of its parent.)"""
+    """The most memory that a process has had, in MiB, without that of its parent."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except ProcessLookupError:  # it has just ended

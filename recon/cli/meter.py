@@ -32,12 +32,12 @@ class Meter:
         self.count = 0
         self._live: Progress | None = None
         if sys.stderr.isatty() and not is_quiet:
-            from rich.progress import Progress, SpinnerColumn, TextColumn
+            from rich import progress
 
             from recon.cli import terminal
 
-            columns = SpinnerColumn(), TextColumn("{task.description}")
-            self._live = Progress(*columns, console=terminal.console(stderr=True), transient=True)
+            columns = progress.SpinnerColumn(), progress.TextColumn("{task.description}")
+            self._live = progress.Progress(*columns, console=terminal.console(stderr=True), transient=True)
             self._task = self._live.add_task(noun)
 
     def __enter__(self) -> Self:

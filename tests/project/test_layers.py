@@ -40,7 +40,7 @@ def test_the_rules_load_no_framework() -> None:
 
 
 def test_the_published_typo_stays_in_the_api() -> None:
-    """Only the layer of the API, and the export of identities in its form, have the misspelt name of the primary's id."""
+    """Only the layer of the API, and the export in its form, have the misspelt name of the primary's id."""
     knowing = {path for path, text in MODULES.items() if path.startswith("recon/") and "primaryContatctId" in text}
 
     assert knowing == {"recon/api/identify.py", "recon/api/messages.py", "recon/sql/exports.py"}
