@@ -94,21 +94,38 @@ FROM (
 WHERE is_live OR others.linked_id IS NOT NULL
 ORDER BY own.id
 """
+# Up to so many values, it is quicker to look through all that came before each of them than to sort them.
+_FEW = 64
 # Each email once, in the order in which they came; nearly always there is at most one.
-_EMAILS = """array_remove(email || CASE WHEN cardinality(more_emails) < 2 THEN more_emails ELSE (
-    SELECT array_agg(value ORDER BY place) FROM (
-        SELECT value, min(place) AS place FROM unnest(more_emails) WITH ORDINALITY AS each (value, place) GROUP BY value
-    ) AS first
-) END, NULL)"""
+_EMAILS = f"""array_remove(email || CASE
+    WHEN cardinality(more_emails) < 2 THEN more_emails
+    WHEN cardinality(more_emails) < {_FEW} THEN ARRAY(
+        SELECT value FROM unnest(more_emails) WITH ORDINALITY AS each (value, place)
+        WHERE place = array_position(more_emails, value)
+    )
+    ELSE (
+        SELECT array_agg(value ORDER BY place) FROM (
+            SELECT value, min(place) AS place FROM unnest(more_emails) WITH ORDINALITY AS each (value, place)
+            GROUP BY value
+        ) AS first
+    )
+END, NULL)"""
 # Each phone number once by its match key, in the form that came first.
-_PHONES = """array_remove(phone || CASE cardinality(more_keys) WHEN 0 THEN '{}'
-WHEN 1 THEN ARRAY[phones[array_position(keys, more_keys[1])]] ELSE (
-    SELECT array_agg(value ORDER BY place) FROM (
-        SELECT DISTINCT ON (each.key) value, place
-        FROM unnest(keys, phones) WITH ORDINALITY AS each (key, value, place)
-        WHERE each.key IS DISTINCT FROM identity.key ORDER BY each.key, place
-    ) AS first
-) END, NULL)"""
+_PHONES = f"""array_remove(phone || CASE
+    WHEN cardinality(more_keys) = 0 THEN '{{}}'
+    WHEN cardinality(more_keys) = 1 THEN ARRAY[phones[array_position(keys, more_keys[1])]]
+    WHEN cardinality(keys) < {_FEW} THEN ARRAY(
+        SELECT value FROM unnest(keys, phones) WITH ORDINALITY AS each (key, value, place)
+        WHERE place = array_position(keys, each.key) AND each.key IS DISTINCT FROM identity.key
+    )
+    ELSE (
+        SELECT array_agg(value ORDER BY place) FROM (
+            SELECT DISTINCT ON (each.key) value, place
+            FROM unnest(keys, phones) WITH ORDINALITY AS each (key, value, place)
+            WHERE each.key IS DISTINCT FROM identity.key ORDER BY each.key, place
+        ) AS first
+    )
+END, NULL)"""
 _SHAPE = '{{"primaryContactId":%1$s,"primaryContatctId":%1$s,"emails":{},"phoneNumbers":{},"secondaryContactIds":{}}}'
 # Each identity as `contact` of an answer. Most have one contact, and are made in a quicker way.
 IDENTITIES_AS_JSON = f"""

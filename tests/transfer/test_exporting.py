@@ -79,6 +79,24 @@ async def test_characters(database_url: str) -> None:
     assert [row[1] for row in rows[1:]] == values
 
 
+async def test_a_large_identity(database_url: str) -> None:
+    """Of many values, too, each comes once, the primary's first and the others in the form that came first."""
+    await execute(
+        database_url,
+        "INSERT INTO contact (email, phone_number) VALUES ('e7', '+7')",
+        "INSERT INTO contact (email, phone_number, linked_id, link_precedence, created_at) "
+        "SELECT 'e' || n % 90, CASE WHEN n > 100 THEN '-' ELSE '' END || n % 80, 1, 'secondary', "
+        "now() + (1000 - n) * interval '1 s' FROM generate_series(1, 300) AS n",
+    )
+    [(primary, (emails, phones, secondaries))] = (await identities_of(database_url)).items()
+
+    [identity, _] = parsed((await exported(database_url))[0])
+
+    assert (len(emails), len(phones), phones[0]) == (90, 80, "+7")
+    assert (identity["primaryContactId"], identity["emails"]) == (primary, [*emails])
+    assert (identity["phoneNumbers"], identity["secondaryContactIds"]) == ([*phones], [*secondaries])
+
+
 @pytest.mark.parametrize("what", ["identities", "records"])
 async def test_an_empty_database(what: str, database_url: str) -> None:
     """There is nothing but the position, or the header."""
