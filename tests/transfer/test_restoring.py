@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from recon.database.definitions import SCHEMA
-from recon.errors import NotPrepared, ReconError
+from recon.errors import NotPrepared, ReconError, SchemaMismatch
 from recon.sql import invariants, restoring
 from recon.transfer.restoring import Restore, is_full_export
 from recon.transfer.text import Text
@@ -232,6 +232,13 @@ async def test_a_conflict_at_the_end(database_url: str) -> None:
     with pytest.raises(ReconError, match="nothing was restored"):
         async with restoring.restoring(database_url):
             raise asyncpg.SerializationError("made up")
+
+
+async def test_a_role_without_privileges(database_url: str) -> None:
+    """The error says what it lacks."""
+    with pytest.raises(SchemaMismatch, match="permission denied for table contact.*: use the tables' owner"):
+        async with restoring.restoring(database_url) as connection:
+            await connection.execute("SET LOCAL ROLE pg_monitor; INSERT INTO contact (email) VALUES ('a')")
 
 
 def test_what_a_full_export_is(tmp_path: Path) -> None:
