@@ -5,11 +5,11 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import click
 
@@ -20,18 +20,17 @@ from recon.settings import Settings
 if TYPE_CHECKING:  # imported only when the command runs: other commands start faster without them
     from recon.rules.guards import Guards
     from recon.transfer.dry_run import DryRun
+    from recon.transfer.pieces import Piece
     from recon.transfer.records import Format
     from recon.transfer.text import Text
+
+    File: TypeAlias = tuple[Text, Format, Iterator[Piece]]  # a file, how it is read, and what is read of it
 
 _PLOTS = (".svg", ".png")
 
 
 class Told(Protocol):
     """The options of the import that matter here."""
-
-    @property
-    def source(self) -> str:
-        """What is stored as the source of contacts."""
 
     @property
     def encoding(self) -> str | None:
@@ -158,7 +157,7 @@ def taken_from(options: dict[str, Any], *, interrupted: bool) -> WhatIf | None:
     return found
 
 
-def run(what_if: WhatIf, files: "Sequence[tuple[Text, Format]]", settings: Settings, told: Told) -> None:
+def run(what_if: WhatIf, files: "Sequence[File]", settings: Settings, told: Told) -> None:
     """Decide the records of the files in memory, and print the report. Raises ReconError."""
     from recon.cli import outcome
     from recon.transfer.dry_run import DEFAULTS, DryRun
@@ -174,12 +173,12 @@ def run(what_if: WhatIf, files: "Sequence[tuple[Text, Format]]", settings: Setti
     gc.disable()  # what is kept has no cycles, and a collection would look at millions of objects
     try:
         on = None if what_if.on is None else _begin(what_if.on, [*runs.values()], settings)
-        for text, form in files:
-            _decide(text, form, [*runs.values()], settings, told)
+        for file in files:
+            _decide(file, [*runs.values()], told)
         outcomes = {name: each.outcome() for name, each in runs.items()}
     finally:
         gc.enable()
-    report = outcome.encoded([text.name for text, _ in files], on, runs, outcomes, time.monotonic() - begun)
+    report = outcome.encoded([text.name for text, _, _ in files], on, runs, outcomes, time.monotonic() - begun)
     if what_if.plot:
         plot.write(what_if.plot, {name: each.sizes for name, each in outcomes.items()})
         report["plot"] = str(what_if.plot)
@@ -208,21 +207,19 @@ def _begin(path: Path, runs: "Sequence[DryRun]", settings: Settings) -> dict[str
     return {"file": str(path), "position": export.position, "identities": identities, "contacts": contacts}
 
 
-def _decide(text: "Text", form: "Format", runs: "Sequence[DryRun]", settings: Settings, told: Told) -> None:
+def _decide(file: "File", runs: "Sequence[DryRun]", told: Told) -> None:
     """Decide the records of a file. The first of the runs gives the rejects that are written."""
     from recon.cli.tally import Display
     from recon.transfer.dry_run import common_values
-    from recon.transfer.importing import PIECE, Progress
-    from recon.transfer.pieces import pieces
+    from recon.transfer.importing import Progress
     from recon.transfer.rejects import Rejects
-    from recon.transfer.requests import Maker
 
-    maker = Maker(told.source, settings.default_region, strict=settings.strict)
+    text, form, pieces = file
     rejects = None if told.rejects is None else Rejects(told.rejects, form, told.encoding)
     length = 0
     counts: Counter[str] = Counter()
     with Display(text.name, text.size, 0) as display:
-        for piece in pieces(text, form, maker, form.line(), PIECE):
+        for piece in pieces:
             common = common_values(piece.requests)
             rejected, *_ = [each.add(piece, common) for each in runs]
             if rejects is not None:
