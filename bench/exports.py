@@ -21,6 +21,7 @@ import asyncpg
 import click
 
 from bench import imports
+from bench.load import wrk
 from bench.report.tables import table
 from bench.systems import postgres
 
@@ -32,6 +33,10 @@ ROWS = (
     "SELECT id, email, phone_number, phone_key, linked_id, link_precedence, created_at, updated_at, deleted_at, "
     "source, apart FROM contact"
 )
+
+
+class ExportFailed(wrk.LoadFailed):
+    """A command of recon failed."""
 
 
 class Measured(NamedTuple):
@@ -57,7 +62,7 @@ def _run(url: str, errors: Path, *arguments: str | Path) -> Measured:
         time.sleep(_LOOK)
     seconds = time.perf_counter() - begun
     if process.returncode:
-        raise click.ClickException(f"recon {arguments[0]} failed: {errors.read_text().strip()}")
+        raise ExportFailed(f"recon {arguments[0]} failed: {errors.read_text().strip()}")
     return Measured(seconds, memory)
 
 
@@ -71,11 +76,13 @@ def _most_memory(pid: int) -> float:
     return int(found[1]) / 1024 if found else 0
 
 
-def _export(url: str, path: Path, kind: str) -> Measured:
+def exported(url: str, path: Path, kind: str) -> Measured:
+    """Export the database to a file. Raises ExportFailed."""
     return _run(url, path.with_name("errors"), "export", *EXPORTS[kind], "--output", path, "--force")
 
 
-async def _copied(url: str, path: Path) -> float:
+async def copied(url: str, path: Path) -> float:
+    """Copy the contacts to a file; the seconds."""
     connection = await asyncpg.connect(url)
     try:
         begun = time.perf_counter()
@@ -95,13 +102,44 @@ async def _contacts(url: str) -> int:
         await connection.close()
 
 
-def _filled(server: postgres.Postgres, folder: Path, records: int) -> tuple[str, int]:
+def filled(server: postgres.Postgres, folder: Path, records: int) -> tuple[str, int]:
     """A database with the contacts of so many records, and how many these are."""
     url = server.fresh(0)
     path = folder / "shop.csv"
     path.write_text("".join(imports.records(records)))
     _run(url, folder / "errors", "import", path)
     return url, asyncio.run(_contacts(url))
+
+
+class _Found(NamedTuple):
+    """How many contacts there were, the seconds of COPY, the exports, and their memory with FEW records."""
+
+    contacts: int
+    copying: list[float]
+    exports: dict[str, list[Measured]]
+    few: dict[str, float]
+
+
+def _measured(rounds: int, count: int) -> _Found:
+    """Measure so many rounds, after the exports of few records. Raises ExportFailed."""
+    with (
+        tempfile.TemporaryDirectory(prefix="recon-bench-", ignore_cleanup_errors=True) as name,
+        postgres.running(Path(name, "database")) as server,
+    ):
+        folder = Path(name)
+        url, _ = filled(server, folder, FEW)
+        few = {kind: exported(url, folder / "out", kind).memory for kind in EXPORTS}
+        url, contacts = filled(server, folder, count)
+        found = _Found(contacts, [], {kind: [] for kind in EXPORTS}, few)
+        for _ in range(rounds):
+            found.copying.append(asyncio.run(copied(url, folder / "copied")))
+            for kind in EXPORTS:
+                found.exports[kind].append(exported(url, folder / "out", kind))
+            click.echo(
+                f"COPY {found.copying[-1]:.2f} s, "
+                + ", ".join(f"{kind} {runs[-1].seconds:.2f} s" for kind, runs in found.exports.items())
+            )
+    return found
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -111,30 +149,19 @@ def _filled(server: postgres.Postgres, folder: Path, records: int) -> tuple[str,
 )
 def main(*, rounds: int, count: int) -> None:
     """Measure how fast an export is, compared with COPY, and its memory."""
+    try:
+        measured = _measured(rounds, count)
+    except ExportFailed as error:
+        raise click.ClickException(str(error)) from error
     rows = []
-    with (
-        tempfile.TemporaryDirectory(prefix="recon-bench-", ignore_cleanup_errors=True) as name,
-        postgres.running(Path(name, "database")) as server,
-    ):
-        folder = Path(name)
-        url, _ = _filled(server, folder, FEW)
-        few = {kind: _export(url, folder / "out", kind).memory for kind in EXPORTS}
-        url, contacts = _filled(server, folder, count)
-        copied, exported = [], {kind: [] for kind in EXPORTS}  # type: tuple[list[float], dict[str, list[Measured]]]
-        for _ in range(rounds):
-            copied.append(asyncio.run(_copied(url, folder / "copied")))
-            for kind in EXPORTS:
-                exported[kind].append(_export(url, folder / "out", kind))
-            click.echo(
-                f"COPY {copied[-1]:.2f} s, " + ", ".join(f"{k} {v[-1].seconds:.2f} s" for k, v in exported.items())
-            )
-    for kind, found in exported.items():
-        ratios = [copy / each.seconds for copy, each in zip(copied, found, strict=True)]
+    contacts, copying, few = measured.contacts, measured.copying, measured.few
+    for kind, found in measured.exports.items():
+        ratios = [copy / each.seconds for copy, each in zip(copying, found, strict=True)]
         rows.append(
             [
                 f"export of {contacts:,} contacts ({kind}) ÷ COPY",
                 f"{statistics.median(contacts / each.seconds for each in found):,.0f}",
-                f"{statistics.median(contacts / seconds for seconds in copied):,.0f}",
+                f"{statistics.median(contacts / seconds for seconds in copying):,.0f}",
                 f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
                 f"≥ {TARGET}" if kind != "full" else "",
                 f"{few[kind]:.0f} → {max(each.memory for each in found):.0f}",

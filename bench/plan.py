@@ -58,5 +58,5 @@ def _round(number: int) -> list[Case]:
         plan.append(Case(number, "any-1m", "recon", connections))
         plan += [Case(number, "hot", system, connections) for system in _SERVERS]
     plan += [Case(number, "alone", system, 1) for system in ("select", "recon")]
-    plan += [Case(number, "import", system, 1) for system in ("command", "copy", "dry-run")]
+    plan += [Case(number, "import", system, 1) for system in ("command", "copy", "export", "copy-out", "dry-run")]
     return plan

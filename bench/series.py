@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 
-from bench import dry_runs, imports
+from bench import dry_runs, exports, imports
 from bench.load import batches, people, wrk
 from bench.load.followers import Followers
 from bench.load.probe import Probe
@@ -54,6 +54,8 @@ def run(case: Case, times: Times, postgres: Postgres, folder: Path, watching: Wa
             _select(series, times.of(case), postgres, workload)
         elif system.kind in {"command", "copy"}:
             _import(series, postgres, folder)
+        elif system.kind == "export":
+            _export(series, postgres, folder)
         elif system.kind == "dry-run":
             _dry_run(series, folder)
         else:
@@ -61,7 +63,6 @@ def run(case: Case, times: Times, postgres: Postgres, folder: Path, watching: Wa
     except (
         LoadFailed,
         SystemFailed,
-        imports.ImportFailed,
         OSError,
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
@@ -85,6 +86,19 @@ def _import(series: Series, postgres: Postgres, folder: Path) -> None:
     series.seconds, _ = imports.imported(postgres.fresh(0), path)
     if series.system == "copy":
         series.seconds, series.requests = imports.copied(postgres, path)
+    series.per_second = series.requests / series.seconds
+    path.unlink()
+
+
+def _export(series: Series, postgres: Postgres, folder: Path) -> None:
+    """The contacts a second of an export, or the rows a second of COPY of the same contacts."""
+    url, series.requests = exports.filled(postgres, folder, imports.RECORDS)
+    path = folder / "out"
+    if series.system == "export":
+        found = exports.exported(url, path, "ndjson")
+        series.seconds, series.rss_mib = found.seconds, [found.memory]
+    else:
+        series.seconds = asyncio.run(exports.copied(url, path))
     series.per_second = series.requests / series.seconds
     path.unlink()
 

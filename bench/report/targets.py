@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from bench import dry_runs, imports
+from bench import dry_runs, exports, imports
 from bench.plan import FEW, MANY
 from bench.report.results import Results, Series
 
@@ -140,6 +140,11 @@ def targets(results: Results) -> list[Target]:
             "records a second of an import ÷ rows a second of COPY",
             imports.TARGET,
             _ratio(("import", "command", 1), ("import", "copy", 1)),
+        ),
+        at_least(
+            "contacts a second of an export ÷ rows a second of COPY to a file",
+            exports.TARGET,
+            _ratio(("import", "export", 1), ("import", "copy-out", 1)),
         ),
         at_most(
             "seconds of a dry run of a million records, with other guards, too", dry_runs.SECONDS, _dry_run_seconds

@@ -76,6 +76,8 @@ SYSTEMS = {
         System("sampled", "recon while py-spy looks at it, for the profile"),
         System("command", "`recon import`, from the file to the last commit; requests are records", "command"),
         System("copy", "COPY of the contacts that an import made into the same table; requests are rows", "copy"),
+        System("export", "`recon export` of what an import made, to a file; requests are contacts", "export"),
+        System("copy-out", "COPY of the same contacts to a file; requests are rows", "export"),
         System("dry-run", "`recon import --dry-run` with other guards, too; requests are records", "dry-run"),
         System("select", "asyncpg, one indexed SELECT after another, no HTTP", "select"),
     )
