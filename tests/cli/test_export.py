@@ -2,15 +2,16 @@
 
 import gzip
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from recon.database.definitions import SCHEMA
 from recon.database.grants import reader_grants
+from tests.database.test_roles import PASSWORD, logged_in
 from tests.harness.databases import execute, fetch
 from tests.harness.feed import identities_of
 from tests.harness.processes import recon
@@ -100,20 +101,21 @@ def test_options_that_make_no_sense(options: list[str], expected: str) -> None:
 
 async def test_a_role_that_reads(story: str) -> None:
     """SELECT is enough for every export; without it, the command names the grant."""
-    url = urlsplit(story)._replace(netloc=urlsplit(story).netloc.replace("postgres@", "exports@"))
-    await execute(story, "DROP ROLE IF EXISTS exports", "CREATE ROLE exports LOGIN")
+    role = f"recon_test_exports_{os.getpid()}"
+    await execute(story, f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+    url = logged_in(story, role)
     try:
-        refused = run(url.geturl())
-        await execute(story, reader_grants("exports"))
-        allowed, full = run(url.geturl()), run(url.geturl(), "--full")
+        refused = run(url)
+        await execute(story, reader_grants(role))
+        allowed, full = run(url), run(url, "--full")
     finally:
-        await execute(story, "DROP OWNED BY exports", "DROP ROLE exports")
+        await execute(story, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
     assert refused.returncode == 1
     assert "run `recon schema --apply --grant-reader ROLE`" in refused.stderr
     assert (allowed.stdout, full.returncode) == (PLAIN, 0)
     assert allowed.stderr.endswith("; position 3\n")
-    assert recon("schema", "--grant-reader", "exports").stdout.endswith(reader_grants("exports") + "\nCOMMIT;\n")
+    assert recon("schema", "--grant-reader", role).stdout.endswith(reader_grants(role) + "\nCOMMIT;\n")
 
 
 async def test_a_full_export_is_restored(story: str, bare_database_url: str, tmp_path: Path) -> None:
