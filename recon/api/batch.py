@@ -41,8 +41,8 @@ _ANSWER_EXAMPLE = f"""\
 "detail":"The request body is invalid.","errors":[{{"pointer":"/email","detail":"must be a string or null"}}]}}}}
 {{"summary":{{"lines":3,"ok":2,"failed":1,"created":1,"extended":1,"merged":0,"known":0,"withheld":0}}}}
 """
-# Seconds for the client to read why a batch ended, before the connection is closed.
-_LINGERING = 1.0
+# Seconds for a client that goes on sending to read why a batch ended, before the connection is closed.
+_LINGERING = 5.0
 _ERRORS_ONLY = {
     "name": "errorsOnly",
     "in": "query",
