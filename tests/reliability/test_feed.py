@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 
 import aiohttp
@@ -41,8 +42,9 @@ class Compared:
         """Follow the feed until it is over, by pages of different sizes."""
         async with self._database.opened():
             feed: Changes[Page] = Changes(self._database, lambda page: page)
-            while not over.is_set():
-                limit = 10 + 7 * (self.times % 40)
+            for limit in cycle((10, 100, 1000)):  # the largest keeps up with whatever traffic there is
+                if over.is_set():
+                    return
                 # Only at the end does it wait: requests that wait share a small part of the time.
                 self.copy.take_values(await feed.page(self.copy.after, limit, wait=int(self.copy.is_exact)))
                 if self.copy.is_exact:
